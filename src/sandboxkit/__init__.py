@@ -1,0 +1,109 @@
+"""Run an AI agent in a sandbox, on any backend, through one async API.
+
+Example:
+    import sandboxkit as sk
+
+    async with sk.Session("docker") as session:
+        result = await session.run("Make the tests in /work pass")
+
+    async with sk.Sandbox.create("docker", memory_gib=2) as sandbox:
+        done = await sandbox.exec(["python3", "--version"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sandboxkit.agents.base import RunResult
+    from sandboxkit.channel.files import FileInfo, Files
+    from sandboxkit.channel.process import PIPE, ExecResult, Process
+    from sandboxkit.channel.tunnels import Address, Ports
+    from sandboxkit.errors import SandboxError
+    from sandboxkit.progress import Progress
+    from sandboxkit.providers.base import (
+        Capabilities,
+        SandboxHandle,
+        SandboxInfo,
+        SandboxProvider,
+    )
+    from sandboxkit.sandbox import Sandbox
+    from sandboxkit.session import Session
+    from sandboxkit.spec import Artifact, NetworkPolicy, Resources, SandboxSpec
+
+__version__ = "0.1.0"
+
+# Loaded when first used, so that importing sandboxkit costs next to nothing.
+_HOME = {
+    "Address": "channel.tunnels",
+    "Artifact": "spec",
+    "Capabilities": "providers.base",
+    "ExecResult": "channel.process",
+    "FileInfo": "channel.files",
+    "Files": "channel.files",
+    "NetworkPolicy": "spec",
+    "PIPE": "channel.process",
+    "Ports": "channel.tunnels",
+    "Process": "channel.process",
+    "Progress": "progress",
+    "Resources": "spec",
+    "RunResult": "agents.base",
+    "Sandbox": "sandbox",
+    "SandboxError": "errors",
+    "SandboxHandle": "providers.base",
+    "SandboxInfo": "providers.base",
+    "SandboxProvider": "providers.base",
+    "SandboxSpec": "spec",
+    "Session": "session",
+}
+
+__all__ = [
+    "PIPE",
+    "Address",
+    "Artifact",
+    "Capabilities",
+    "ExecResult",
+    "FileInfo",
+    "Files",
+    "NetworkPolicy",
+    "Ports",
+    "Process",
+    "Progress",
+    "Resources",
+    "RunResult",
+    "Sandbox",
+    "SandboxError",
+    "SandboxHandle",
+    "SandboxInfo",
+    "SandboxProvider",
+    "SandboxSpec",
+    "Session",
+    "register",
+]
+
+
+def register(name: str, factory: Callable[[], SandboxProvider]) -> None:
+    """Make a provider known for this process, by name; for notebooks and tests.
+
+    Args:
+        name: The name to choose it by.
+        factory: Makes a provider object; the class itself will do.
+    """
+    from sandboxkit.providers.registry import providers
+
+    providers.register(name, factory)
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,50 @@
+"""A spec against what a backend can do: refused, recorded, or let through."""
+
+from __future__ import annotations
+
+from sandboxkit.errors import UnsupportedError
+from sandboxkit.providers.base import Capabilities, Difference
+from sandboxkit.spec import Resources, SandboxSpec
+
+
+def admit(spec: SandboxSpec, can: Capabilities, provider: str) -> tuple[Difference, ...]:
+    """Check a spec before anything is created.
+
+    Returns:
+        The wishes (defaults, or any value where `spec.strict` is off) that the backend
+        does not fulfil.
+
+    Raises:
+        UnsupportedError: A demand that the backend cannot fulfil; it names the
+            backend, the field, and what the backend can do.
+    """
+    differences: list[Difference] = []
+
+    def unmet(field: str, wanted: object, reason: str, *, demanded: bool) -> None:
+        if demanded and spec.strict:
+            raise UnsupportedError(
+                f"{field}={wanted!r} cannot be had: {reason}; "
+                "strict=False takes what there is instead",
+                op="create",
+                provider=provider,
+            )
+        differences.append(Difference(field, wanted, None, reason))
+
+    for name in Resources.model_fields:
+        if name not in can.limits | can.limits_at_create:
+            field = f"resources.{name}"
+            can_do = ", ".join(sorted(can.limits)) or "no limit"
+            reason = f"{provider} enforces {can_do}, not {name}"
+            unmet(field, getattr(spec.resources, name), reason, demanded=spec.demands(field))
+    mode = spec.network.mode
+    if mode not in can.network:
+        reason = f"{provider} has the network modes {', '.join(sorted(can.network))}"
+        unmet("network", mode, reason, demanded=spec.demands("network"))
+    for field, supported in (("runtime", can.runtimes), ("image", can.images)):
+        wanted = getattr(spec, field)
+        if wanted is not None and not supported:
+            unmet(field, wanted, f"{provider} has no choice of {field}", demanded=True)
+    if spec.ports and not can.expose:
+        reason = f"{provider} exposes no ports; sandbox.ports.forward() needs no declaration"
+        unmet("ports", spec.ports, reason, demanded=True)
+    return tuple(differences)

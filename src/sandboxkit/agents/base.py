@@ -1,0 +1,186 @@
+"""What an agent must supply, and what a run of any agent gives back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Final
+
+if TYPE_CHECKING:
+    from sandboxkit.agents.events import Event, Message
+    from sandboxkit.sandbox import Sandbox
+    from sandboxkit.spec import SandboxSpec
+
+INTERFACE_VERSION: Final = 1
+"""The version of `Agent`. A plugin written for another is refused by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens, as the agent reports them. Two of them can be added.
+
+    Attributes:
+        input_tokens: Read by the model, without what came from or went to its cache.
+        output_tokens: Written by the model.
+        cache_read_tokens: Read from the cache.
+        cache_creation_tokens: Written to the cache.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_creation_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cache_read_tokens + other.cache_read_tokens,
+            self.cache_creation_tokens + other.cache_creation_tokens,
+        )
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens - other.input_tokens,
+            self.output_tokens - other.output_tokens,
+            self.cache_read_tokens - other.cache_read_tokens,
+            self.cache_creation_tokens - other.cache_creation_tokens,
+        )
+
+    @property
+    def total_tokens(self) -> int:
+        """All tokens, read and written."""
+        return (
+            self.input_tokens
+            + self.output_tokens
+            + self.cache_read_tokens
+            + self.cache_creation_tokens
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Seconds on the host's monotonic clock, from the prompt on.
+
+    Times are those at which a message reached the host, however slowly the caller reads.
+
+    Attributes:
+        first_token_s: Until the first piece of the model's answer; None where there was none.
+        total_s: Until the result.
+        tools_s: How long at least one tool call of the agent itself was open, hooks and
+            permission callbacks included; parallel calls count once.
+    """
+
+    first_token_s: float | None
+    total_s: float
+    tools_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What became of one prompt. That the agent failed is a result, not an error.
+
+    Attributes:
+        text: The final answer; empty where there is none.
+        messages: The messages of the run, in order.
+        turns: How often the model was asked, as the agent counts.
+        stop_reason: `end_turn`, `max_turns`, `max_budget`, `interrupted`, `error`, or
+            another word of the model's API, such as `refusal`.
+        is_error: Whether the agent ended without doing what it was asked.
+        errors: What the agent says about that.
+        usage: Tokens of this run, sub-agents and the agent's own side requests included.
+        cost_usd: What the agent itself reports for this run, at list prices; None where
+            it reports none. It is not an invoice.
+        latency: Where the time went.
+        session_id: The agent's id of the conversation, for `Session(resume=...)`.
+        structured_output: The value that was asked for by a schema, or None.
+        raw: The agent's own result object.
+    """
+
+    text: str
+    messages: tuple[Message, ...] = field(repr=False)
+    turns: int
+    stop_reason: str
+    is_error: bool
+    errors: tuple[str, ...]
+    usage: Usage
+    cost_usd: float | None
+    latency: Latency
+    session_id: str
+    structured_output: object = None
+    raw: object = field(default=None, repr=False, compare=False)
+
+
+class Conversation(ABC):
+    """A started agent. One prompt at a time; `Session` sees to that."""
+
+    @abstractmethod
+    def turn(self, prompt: str) -> AsyncGenerator[Event]:
+        """Send a prompt; what happens until its `Finished`, which is the last event.
+
+        Cancelling it, or closing it early, leaves the turn to `settle`.
+
+        Raises:
+            AgentError: The agent ended without a result.
+            SandboxError: The sandbox failed.
+        """
+
+    @abstractmethod
+    async def interrupt(self) -> None:
+        """Stop the turn under way; it then ends with its `Finished` by itself."""
+
+    @abstractmethod
+    async def settle(self) -> RunResult | None:
+        """After a turn that nobody follows any more: stop it, and wait for its end.
+
+        The caller sets the deadline, and closes the conversation when it passes.
+
+        Returns:
+            The end of that turn, without its messages, so that its usage counts; None
+            where no turn is under way.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """End the agent and all that it started. Idempotent, bounded, never raises."""
+
+
+class Agent(ABC):
+    """An agent, as configured by the user; it can be started in many sandboxes.
+
+    Attributes:
+        name: The name it is chosen by.
+        interface_version: The `INTERFACE_VERSION` it was written for: a literal
+            number, so that a later sandboxkit can tell.
+        install_hint: What to install when its package is missing.
+    """
+
+    name: ClassVar[str]
+    interface_version: ClassVar[int]
+    install_hint: ClassVar[str] = ""
+
+    @abstractmethod
+    async def prepare(self, spec: SandboxSpec) -> SandboxSpec:
+        """Check that the agent can run, before anything is created.
+
+        Returns:
+            The spec with what the agent needs, such as its artifacts.
+
+        Raises:
+            SandboxError: What is missing, and what to do.
+        """
+
+    @abstractmethod
+    async def start(self, sandbox: Sandbox, *, session_id: str, resume: bool) -> Conversation:
+        """Start the agent in a sandbox. A start that fails or is cancelled leaves nothing.
+
+        Args:
+            sandbox: Where.
+            session_id: The id of the conversation, a UUID.
+            resume: Whether the conversation exists and is to be taken up, rather than begun.
+
+        Raises:
+            AgentError: It could not be started, or knows no such conversation.
+            SandboxError: The sandbox failed.
+        """

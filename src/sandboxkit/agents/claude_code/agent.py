@@ -1,0 +1,130 @@
+"""`ClaudeCode`: the agent of a `Session`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import anyio
+from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient
+
+from sandboxkit.agents.base import Agent, Conversation
+from sandboxkit.agents.claude_code import options as option_rules
+from sandboxkit.agents.claude_code.binary import claude_code_artifact
+from sandboxkit.agents.claude_code.conversation import ClaudeCodeConversation
+from sandboxkit.agents.claude_code.credentials import CREDENTIALS, ModelEndpoint, model_endpoint
+from sandboxkit.agents.claude_code.failures import as_sandbox_errors
+from sandboxkit.agents.claude_code.totals import NOTHING, totals_before
+from sandboxkit.agents.claude_code.transport import SandboxTransport
+from sandboxkit.concurrency import run_to_end
+from sandboxkit.errors import AgentError, SandboxError
+from sandboxkit.spec import SandboxSpec
+
+if TYPE_CHECKING:
+    from sandboxkit.sandbox import Sandbox
+
+CONNECT_S: Final = 120.0
+"""Seconds for the CLI to start and to answer its first request, MCP servers included."""
+
+_DISCONNECT_S = 60.0
+_STDERR_LINES = 20
+
+
+def default_options() -> ClaudeAgentOptions:
+    """What Claude Code runs with where the caller gives no options.
+
+    Its own system prompt, and no questions: nobody would answer them, and the wall is
+    the sandbox, not the prompt for permission.
+    """
+    return ClaudeAgentOptions(
+        system_prompt={"type": "preset", "preset": "claude_code"},
+        permission_mode="bypassPermissions",
+    )
+
+
+class ClaudeCode(Agent):
+    """The real Claude Code CLI, in the sandbox of a `Session`.
+
+    Args:
+        options: As for the SDK, and all of them mean what they mean there; None is
+            `default_options()`. Paths in them: see `sandboxkit.agents.claude_code.options`.
+            A `Session` sets the session id and partial messages itself.
+        model_url: The base URL of the Messages API, seen from this machine. None is what
+            the CLI would use here: `ANTHROPIC_BASE_URL`, or else the Anthropic API.
+        api_key: The key for it, which stays on this machine. None is the one that the CLI
+            would find here: `ANTHROPIC_API_KEY`; with an explicit `model_url`, none at all.
+    """
+
+    name: ClassVar[str] = "claude-code"
+    interface_version: ClassVar[int] = 1
+    install_hint: ClassVar[str] = 'pip install "sandboxkit[claude]"'
+
+    def __init__(
+        self,
+        options: ClaudeAgentOptions | None = None,
+        *,
+        model_url: str | None = None,
+        api_key: str | None = None,
+    ) -> None:
+        self._options = options if options is not None else default_options()
+        self._model_url = model_url
+        self._api_key = api_key
+
+    def __repr__(self) -> str:
+        return f"<ClaudeCode model={self._options.model or 'default'}>"
+
+    async def prepare(self, spec: SandboxSpec) -> SandboxSpec:
+        """See `Agent.prepare`: the options and the key are checked, the CLI is added."""
+        option_rules.check(self._options)
+        self._endpoint()
+        for name in sorted(CREDENTIALS & spec.env.keys()):
+            raise AgentError(
+                f"The sandbox's env holds {name}, which everything in it could read. Give the "
+                "key to the agent instead: ClaudeCode(api_key=...); it stays on this machine."
+            )
+        if self._options.cli_path is not None:
+            return spec
+        return SandboxSpec.build(spec, artifacts=(*spec.artifacts, await claude_code_artifact()))
+
+    def _endpoint(self) -> ModelEndpoint:
+        return model_endpoint(self._options.env, model_url=self._model_url, api_key=self._api_key)
+
+    async def start(self, sandbox: Sandbox, *, session_id: str, resume: bool) -> Conversation:
+        """See `Agent.start`."""
+        last_words: deque[str] = deque(maxlen=_STDERR_LINES)
+        options = self._for_session(session_id, last_words, resume=resume)
+        transport = SandboxTransport(sandbox, options, endpoint=self._endpoint())
+        client = ClaudeSDKClient(options, transport=transport)
+        try:
+            with as_sandbox_errors(last_words), anyio.fail_after(CONNECT_S):
+                await client.connect()
+                before = NOTHING
+                if resume and transport.place is not None:
+                    before = await totals_before(transport.place, session_id)
+        except BaseException as error:
+            with contextlib.suppress(TimeoutError):
+                await run_to_end(client.disconnect(), deadline_s=_DISCONNECT_S)
+            if isinstance(error, TimeoutError) and not isinstance(error, SandboxError):
+                raise AgentError(
+                    f"Claude Code did not answer within {CONNECT_S:g} s of its start.",
+                    code="no_answer",
+                ) from error
+            raise
+        return ClaudeCodeConversation(client, last_words, before)
+
+    def _for_session(
+        self, session_id: str, last_words: deque[str], *, resume: bool
+    ) -> ClaudeAgentOptions:
+        told = self._options.stderr
+
+        def keep(line: str) -> None:
+            last_words.append(line)
+            if told is not None:
+                told(line)
+
+        options = replace(self._options, include_partial_messages=True, stderr=keep)
+        if resume:
+            return replace(options, resume=session_id, session_id=None, continue_conversation=False)
+        return replace(options, session_id=session_id)

@@ -1,0 +1,171 @@
+"""One prompt and what comes of it, as a stream that can be left at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import weakref
+from collections.abc import AsyncGenerator
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Protocol, Self
+
+import anyio
+
+from sandboxkit.agents.events import Finished
+from sandboxkit.concurrency import run_to_end
+
+if TYPE_CHECKING:
+    from sandboxkit.agents.base import Conversation, RunResult
+    from sandboxkit.agents.events import Event
+
+log = logging.getLogger(__name__)
+
+SETTLE_S: Final = 15.0
+"""Seconds for an agent to stop a turn that was left; then it is ended, and started anew."""
+
+_CLOSE_S = 60.0
+
+
+class Owner(Protocol):
+    """What a turn needs of its session."""
+
+    async def begin(self, turn: Turn) -> Conversation:
+        """Make this the session's turn; the conversation to hold it in."""
+        ...
+
+    def finished(self, turn: Turn, result: RunResult | None) -> None:
+        """The turn is over; `result` is None where the agent gave none."""
+        ...
+
+    async def discard(self, conversation: Conversation) -> None:
+        """The conversation cannot be used any more."""
+        ...
+
+
+class Turn:
+    """A prompt, from the first time that its events are asked for.
+
+    Attributes:
+        left: Whether nobody follows it any more.
+    """
+
+    def __init__(self, owner: Owner, prompt: str) -> None:
+        self._owner = owner
+        self._prompt = prompt
+        self._conversation: Conversation | None = None
+        self._events: AsyncGenerator[Event] | None = None
+        self._settling: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._over = False
+        self.left = False
+
+    async def next(self) -> Event:
+        """The next event.
+
+        Raises:
+            StopAsyncIteration: There are no more.
+        """
+        if self._over or self.left:
+            raise StopAsyncIteration
+        try:
+            if self._events is None:
+                self._loop = asyncio.get_running_loop()
+                self._conversation = await self._owner.begin(self)
+                self._events = self._conversation.turn(self._prompt)
+            event = await anext(self._events)
+        except asyncio.CancelledError:
+            await self.leave()
+            raise
+        except BaseException:
+            await self._failed()
+            raise
+        if isinstance(event, Finished):
+            self._over = True
+            self._owner.finished(self, event.result)
+            await self._events.aclose()
+        return event
+
+    async def _failed(self) -> None:
+        self._over = True
+        if self._conversation is not None:
+            await run_to_end(self._owner.discard(self._conversation), deadline_s=_CLOSE_S)
+        self._owner.finished(self, None)
+
+    async def leave(self) -> None:
+        """Stop the turn if it is under way, and wait until it is; not cut by cancellation."""
+        if self._over:
+            return
+        self.left = True
+        with contextlib.suppress(TimeoutError):
+            await run_to_end(self._settled(), deadline_s=SETTLE_S + _CLOSE_S)
+
+    def leave_soon(self) -> None:
+        """The same from outside the loop's flow: the stream was dropped without a word."""
+        if self._over or self.left or self._loop is None:
+            return
+        self.left = True
+        with contextlib.suppress(RuntimeError):  # the loop is gone
+            self._loop.call_soon_threadsafe(self._start_settling)
+
+    def _start_settling(self) -> asyncio.Task[None]:
+        if self._settling is None:
+            self._settling = asyncio.ensure_future(self._settle())
+        return self._settling
+
+    async def _settled(self) -> None:
+        await asyncio.wait({self._start_settling()})
+
+    async def _settle(self) -> None:
+        result: RunResult | None = None
+        try:
+            if self._events is not None:
+                await self._events.aclose()
+            if self._conversation is not None:
+                result = await self._interrupted(self._conversation)
+        finally:
+            self._over = True
+            self._owner.finished(self, result)
+
+    async def _interrupted(self, conversation: Conversation) -> RunResult | None:
+        try:
+            with anyio.fail_after(SETTLE_S):
+                return await conversation.settle()
+        except Exception as error:  # noqa: BLE001 - whatever it was, a new one will be started
+            log.info("The agent did not stop, and is ended: %s", error)
+            await self._owner.discard(conversation)
+            return None
+
+
+class EventStream:
+    """The events of one prompt, for `async for`. The last one is `Finished`.
+
+    It begins with the first event that is asked for. If it is left before the end, by
+    `break`, by an exception, by cancellation or by `aclose`, the agent is interrupted.
+    `async with` waits until that is done; else the session's next prompt does.
+    """
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        weakref.finalize(self, turn.leave_soon).atexit = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        return await self._turn.next()
+
+    async def aclose(self) -> None:
+        """Leave the stream. After the end, nothing happens."""
+        await self._turn.leave()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()

@@ -1,0 +1,341 @@
+"""The connection with the guest: made, kept alive, taken up again, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import anyio
+
+from sandboxkit.channel.greeting import dial
+from sandboxkit.channel.remote import RemoteChannel, Sink
+from sandboxkit.concurrency import cancel_and_wait
+from sandboxkit.errors import (
+    ConnectionLostError,
+    ProtocolError,
+    SandboxClosedError,
+    SandboxDiedError,
+    SandboxError,
+    SandboxNotFoundError,
+)
+from sandboxkit.guest import wire
+from sandboxkit.providers.base import ByteChannel, SandboxHandle
+
+log = logging.getLogger(__name__)
+
+_HELLO_S = 30.0
+_CLOSE_S = 5.0
+_RETRY_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # before each attempt, then the last again
+_MAX_GUEST_CHANNELS = 1024
+_LOSS = (SandboxError, OSError)
+
+OnAccept = Callable[[RemoteChannel], None]
+
+
+class GuestClient:
+    """One host process's side of the channel, over as many connections as it takes.
+
+    Args:
+        handle: Where to spawn connectors.
+        user: Who the guest runs as; None is the sandbox's own user.
+        lease_s: Seconds that the guest waits for a lost host.
+        settings: The sandbox's settings; the guest keeps those of its first host.
+    """
+
+    def __init__(
+        self,
+        handle: SandboxHandle,
+        *,
+        user: str | None,
+        lease_s: float,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self._handle = handle
+        self._user = user
+        self._lease_s = lease_s
+        self._settings = settings
+        self._token = secrets.token_hex(24)
+        self._numbers = itertools.count(1)
+        self._channels: dict[int, RemoteChannel] = {}
+        self._listeners: dict[int, OnAccept] = {}
+        self._accepted = 0
+        self._stream: ByteChannel | None = None
+        self._decoder: wire.Decoder = wire.Decoder()
+        self._out: list[bytes] = []
+        self._wake = asyncio.Event()
+        self._heard = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._failure: SandboxError | None = None
+        self.connected = False
+        self.welcome: Mapping[str, Any] = {}
+
+    async def open(self) -> None:
+        """Make the first connection.
+
+        Raises:
+            NoGuestError: The image cannot run the guest.
+            SandboxError: The connection failed.
+        """
+        await self._connect()
+        self._task = asyncio.create_task(self._serve(), name="sandboxkit-channel")
+
+    # channels
+
+    def process_id(self, channel: RemoteChannel) -> str:
+        """The name of a channel's process for every host."""
+        return f"{self._token[:16]}-{channel.number}"
+
+    def channel(
+        self,
+        request: Mapping[str, Any],
+        *,
+        inputs: tuple[int, ...] = (),
+        outputs: tuple[int, ...] = (),
+        sink: Sink | None = None,
+        on_accept: OnAccept | None = None,
+    ) -> RemoteChannel:
+        """Open a channel. If there is no connection now, it is opened with the next.
+
+        Raises:
+            SandboxError: The client has been closed, or has failed for good.
+        """
+        if self._failure is not None:
+            raise self._failure
+        number = next(self._numbers)
+        channel = RemoteChannel(self, number, request, inputs=inputs, outputs=outputs, sink=sink)
+        self._channels[number] = channel
+        if on_accept is not None:
+            self._listeners[number] = on_accept
+        if self.connected:
+            self.send(wire.pack_json(wire.OPEN, number, dict(request)))
+        return channel
+
+    def forget(self, channel: RemoteChannel, *, reset: bool) -> None:
+        """Called by a channel that is closed."""
+        self._channels.pop(channel.number, None)
+        self._listeners.pop(channel.number, None)
+        if self.connected:
+            self.send(wire.pack(wire.CLOSE, channel.number, b"r" if reset else b""))
+
+    def send(self, *buffers: bytes) -> None:
+        """Queue frames for the present connection."""
+        self._out.extend(buffers)
+        self._wake.set()
+
+    # one connection
+
+    async def _connect(self) -> None:
+        with anyio.fail_after(_HELLO_S):
+            stream, rest = await dial(self._handle, self._user)
+            try:
+                await self._hello(stream, rest)
+            except BaseException:
+                await stream.aclose()
+                raise
+
+    async def _hello(self, stream: ByteChannel, rest: bytes) -> None:
+        text = stream.encoding == "text_lines"
+        self._decoder = wire.LineDecoder() if text else wire.Decoder()
+        hello = {
+            "protocol": wire.PROTOCOL,
+            "client": self._token,
+            "lease_s": self._lease_s,
+            "settings": dict(self._settings),
+            "channels": {str(n): channel.progress() for n, channel in self._channels.items()},
+            "accepted": self._accepted,
+        }
+        frame = wire.pack_json(wire.HELLO, 0, hello)
+        await stream.send(wire.to_lines(frame) if text else frame)
+        frames = self._decoder.feed(rest)
+        while not frames:
+            frames = self._decoder.feed(await _stdout(stream))
+        if frames[0].kind != wire.WELCOME:
+            raise ProtocolError("the guest did not answer the greeting")
+        welcome = frames[0].json()
+        if welcome.get("protocol") != wire.PROTOCOL:
+            raise ProtocolError(
+                f"the guest speaks protocol {welcome.get('protocol')!r}, not {wire.PROTOCOL}; "
+                "it was started by another version of sandboxkit"
+            )
+        self._stream, self.connected, self._heard = stream, True, time.monotonic()
+        self._out = []
+        self._resume(welcome)
+        for later in frames[1:]:
+            self._on_frame(later)
+
+    def _resume(self, welcome: Mapping[str, Any]) -> None:
+        first = not self.welcome
+        same = welcome.get("instance") == self.welcome.get("instance")
+        self.welcome = welcome
+        if first:
+            return
+        if not (same and welcome.get("known")):
+            error = ConnectionLostError(
+                "the guest no longer knows this host: what ran has been ended", op="reconnect"
+            )
+            self._fail_channels(error)
+            return
+        known = cast("dict[str, Any]", welcome.get("channels") or {})
+        for number, channel in list(self._channels.items()):
+            received = known.get(str(number))
+            if received is None and channel.request is None:
+                channel.fail(ConnectionLostError("the connection was ended in the sandbox"))
+            else:
+                channel.resume(received)
+
+    async def _serve(self) -> None:
+        """Read, write and keep alive; on loss, connect again until the lease is over."""
+        while True:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for part in (self._read(), self._write(), self._keep_alive()):
+                        tasks.create_task(part)
+            except ExceptionGroup as group:
+                reason = group.exceptions[0]
+                log.debug("the connection with the guest was lost: %s", reason)
+                if isinstance(reason, ProtocolError) or not isinstance(reason, _LOSS):
+                    self.fail(ProtocolError(f"the guest broke the protocol: {reason!r}"))
+                    return
+            finally:
+                await self._disconnect()
+            if not await self._reconnect():
+                return
+
+    async def _reconnect(self) -> bool:
+        deadline = time.monotonic() + self._lease_s
+        for attempt in itertools.count():
+            await anyio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
+            try:
+                await self._connect()
+            except (SandboxDiedError, SandboxNotFoundError, ProtocolError, wire.WireError) as error:
+                fatal = error if isinstance(error, SandboxError) else ProtocolError(str(error))
+                self.fail(fatal)
+                return False
+            except (SandboxError, OSError) as error:
+                if time.monotonic() > deadline:
+                    self.fail(
+                        ConnectionLostError(
+                            f"the connection into the sandbox was lost, and could not be taken "
+                            f"up again within its lease of {self._lease_s:g} s: {error}",
+                            retryable=True,
+                        )
+                    )
+                    return False
+            else:
+                return True
+        return False
+
+    async def _read(self) -> None:
+        stream = self._required_stream()
+        while True:
+            data = await _stdout(stream)
+            self._heard = time.monotonic()
+            for frame in self._decoder.feed(data):
+                self._on_frame(frame)
+
+    async def _write(self) -> None:
+        stream = self._required_stream()
+        text = stream.encoding == "text_lines"
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            data, self._out = b"".join(self._out), []
+            if data:
+                await stream.send(wire.to_lines(data) if text else data)
+
+    async def _keep_alive(self) -> None:
+        """Renew the lease; a connection that has been silent for half of it is lost."""
+        every = min(self._lease_s / 6, 10.0)
+        while True:
+            await anyio.sleep(every)
+            if time.monotonic() - self._heard > self._lease_s / 2:
+                raise ConnectionLostError("the guest has gone silent")
+            self.send(wire.pack_json(wire.LEASE, 0, {"lease_s": self._lease_s}))
+
+    def _on_frame(self, frame: wire.Frame) -> None:
+        if frame.kind == wire.OPEN:
+            self._on_open(frame)
+            return
+        channel = self._channels.get(frame.channel)
+        if channel is not None:
+            channel.on_frame(frame)
+
+    def _on_open(self, frame: wire.Frame) -> None:
+        """The guest has accepted a connection for one of our listeners."""
+        number = frame.channel
+        if number in self._channels:
+            return
+        listener = frame.json().get("listener")
+        on_accept = self._listeners.get(listener) if isinstance(listener, int) else None
+        self._accepted = max(self._accepted, number)
+        open_now = sum(1 for n in self._channels if n > wire.GUEST_CHANNELS)
+        if number <= wire.GUEST_CHANNELS or on_accept is None or open_now >= _MAX_GUEST_CHANNELS:
+            self.send(wire.pack(wire.CLOSE, number, b"r"))
+            return
+        channel = RemoteChannel(self, number, None, inputs=(wire.STDIN,), outputs=(wire.STDOUT,))
+        self._channels[number] = channel
+        on_accept(channel)
+
+    # the end
+
+    async def _disconnect(self) -> None:
+        self.connected = False
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with contextlib.suppress(Exception), anyio.move_on_after(_CLOSE_S):
+                await stream.aclose()
+
+    def fail(self, error: SandboxError) -> None:
+        """Nothing more can be done with this sandbox: tell all who wait."""
+        if self._failure is None:
+            self._failure = error
+            self._fail_channels(error)
+
+    def _fail_channels(self, error: SandboxError) -> None:
+        for channel in list(self._channels.values()):
+            channel.fail(error)
+            self._channels.pop(channel.number, None)
+
+    async def aclose(self, *, say_bye: bool, keep_s: float | None = None) -> None:
+        """Leave: what is not detached ends. Idempotent, bounded.
+
+        Args:
+            say_bye: Whether the guest is told; not needed before a destroy.
+            keep_s: Seconds that the sandbox shall live on without any host.
+        """
+        stream = self._stream
+        if keep_s is not None:
+            self.send(wire.pack_json(wire.LEASE, 0, {"lease_s": keep_s}))
+        if say_bye and self.connected and stream is not None and self._failure is None:
+            frame = b"".join([*self._out, wire.pack_json(wire.BYE, 0, {})])
+            text = stream.encoding == "text_lines"
+            with contextlib.suppress(SandboxError, OSError), anyio.move_on_after(_CLOSE_S):
+                await cancel_and_wait(self._task)
+                await stream.send(wire.to_lines(frame) if text else frame)
+                await stream.send_eof()
+                while await stream.receive() is not None:
+                    pass
+        self.fail(SandboxClosedError("the sandbox has been closed"))
+        await cancel_and_wait(self._task)
+        await self._disconnect()
+
+    def _required_stream(self) -> ByteChannel:
+        if self._stream is None:
+            raise ConnectionLostError("there is no connection with the guest")
+        return self._stream
+
+
+async def _stdout(stream: ByteChannel) -> bytes:
+    while True:
+        output = await stream.receive()
+        if output is None:
+            raise ConnectionLostError("the connection with the guest has ended")
+        if output.fd == 1:
+            return output.data
+        log.debug("the guest wrote to stderr: %r", output.data[:500])

@@ -1,0 +1,371 @@
+"""Processes in the sandbox: streams, signals, an exit code; and `exec` on top."""
+
+from __future__ import annotations
+
+import math
+import signal as signals
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Self
+
+import anyio
+
+from sandboxkit.channel.client import GuestClient
+from sandboxkit.channel.remote import RemoteChannel
+from sandboxkit.concurrency import run_to_end
+from sandboxkit.errors import (
+    CommandFailedError,
+    ExecTimeoutError,
+    InvalidSpecError,
+    SandboxError,
+)
+from sandboxkit.guest import wire
+from sandboxkit.spec import check_env
+
+PIPE: Final = "pipe"
+"""For `spawn(stdin=PIPE)`: the process gets a pipe; otherwise its input is empty."""
+
+KILL_GRACE_S: Final = 2.0
+"""Seconds between TERM and KILL when a command is ended by its time-out."""
+
+_KILL_S = 10.0  # what a kill may take on top of its grace
+_DRAIN_S = 0.5  # after the exit, for output that something in the background still holds
+_MAX_ARG = 128 * 1024  # bytes of one argument that Linux accepts (MAX_ARG_STRLEN)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """What a command did. That it failed is a result, not an error.
+
+    Attributes:
+        exit_code: Its exit code; a signal is its negative number.
+        stdout: What it wrote, exactly; the head and the tail if `truncated`.
+        stderr: Likewise.
+        timed_out: Whether it was ended by the time-out.
+        oom_killed: Whether the kernel killed a process of the sandbox for memory
+            while it ran, also where the exit code hides it.
+        truncated: Whether output is missing: it was over the limit, or something
+            left in the background still held a stream 0.5 s after the exit.
+        duration_s: Seconds from the request to the result, on the host's clock.
+        argv: The command.
+    """
+
+    exit_code: int
+    stdout: bytes = field(repr=False)
+    stderr: bytes = field(repr=False)
+    timed_out: bool
+    oom_killed: bool
+    truncated: bool
+    duration_s: float
+    argv: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """`stdout` as UTF-8, undecodable bytes replaced."""
+        return self.stdout.decode("utf-8", "replace")
+
+    def check(self) -> Self:
+        """Return the result if the command succeeded.
+
+        Raises:
+            ExecTimeoutError: It was ended by its time-out.
+            CommandFailedError: Its exit code is not 0.
+        """
+        if self.timed_out:
+            raise ExecTimeoutError(
+                f"{self.argv[0]} was ended by its time-out after {self.duration_s:.1f} s",
+                result=self,
+                op="exec",
+            )
+        if self.exit_code != 0:
+            reason = " (out of memory)" if self.oom_killed else ""
+            said = self.stderr.decode("utf-8", "replace").strip()[-500:]
+            raise CommandFailedError(
+                f"{self.argv[0]} ended with exit code {self.exit_code}{reason}"
+                + (f": {said}" if said else ""),
+                result=self,
+                op="exec",
+            )
+        return self
+
+
+class OutputStream:
+    """A stream of bytes out of the sandbox, read no faster than it is taken."""
+
+    def __init__(self, channel: RemoteChannel, stream: int) -> None:
+        self._channel, self._stream = channel, stream
+
+    @property
+    def lost_bytes(self) -> int:
+        """Bytes that a detached process wrote while no host was there to keep up."""
+        return self._channel.receivers[self._stream].lost
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """The next bytes, at most `max_bytes`; waits until there are some.
+
+        Cancelling loses nothing.
+
+        Raises:
+            anyio.EndOfStream: The stream has ended.
+            SandboxError: The sandbox or the connection was lost.
+        """
+        return await self._channel.receive(self._stream, max_bytes)
+
+    async def read(self) -> bytes:
+        """All the rest, until the stream ends."""
+        return b"".join([chunk async for chunk in self])
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            try:
+                chunk = await self.receive()
+            except anyio.EndOfStream:
+                return
+            yield chunk
+
+
+class InputStream:
+    """A stream of bytes into the sandbox."""
+
+    def __init__(self, channel: RemoteChannel) -> None:
+        self._channel = channel
+
+    async def write(self, data: bytes) -> None:
+        """Send `data`; waits while the process is 1 MiB behind.
+
+        What a process does not read any more is dropped, without an error.
+
+        Raises:
+            SandboxError: The sandbox or the connection was lost.
+        """
+        await self._channel.write(wire.STDIN, data)
+
+    async def close(self) -> None:
+        """End the stream: the process reads the end of its input. Idempotent."""
+        self._channel.write_eof(wire.STDIN)
+
+
+class Process:
+    """A process in the sandbox.
+
+    Leaving its `async with` block ends it and all that it started, unless it was
+    spawned with `detach=True`.
+
+    Attributes:
+        argv: The command.
+        id: Its name for every host: `Sandbox.process(id)` takes a detached one up.
+        stdin: What it reads; nothing unless it was spawned with `stdin=PIPE`.
+        stdout: What it writes; with a terminal, all of it.
+        stderr: Likewise, errors.
+    """
+
+    def __init__(
+        self, channel: RemoteChannel, argv: Sequence[str], *, process_id: str, detach: bool
+    ) -> None:
+        self._channel = channel
+        self._detach = detach
+        self.argv = tuple(argv)
+        self.id = process_id
+        self.stdin = InputStream(channel)
+        self.stdout = OutputStream(channel, wire.STDOUT)
+        self.stderr = OutputStream(channel, wire.STDERR)
+
+    def __repr__(self) -> str:
+        state = "running" if self.exit_code is None else f"exit code {self.exit_code}"
+        return f"<Process {self.argv[0]} pid={self.pid} {state}>"
+
+    @property
+    def pid(self) -> int | None:
+        """Its number inside the sandbox."""
+        pid = (self._channel.reply or {}).get("pid")
+        return pid if isinstance(pid, int) else None
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code (a signal is its negative number); None while it runs."""
+        code = (self._channel.done or {}).get("exit")
+        return code if isinstance(code, int) else None
+
+    @property
+    def oom_killed(self) -> bool:
+        """Whether the kernel killed a process of the sandbox for memory meanwhile."""
+        return bool((self._channel.done or {}).get("oom"))
+
+    async def wait(self) -> int:
+        """Wait for the end; the exit code. Cancelling it leaves the process alone.
+
+        Raises:
+            SandboxError: The sandbox or the connection was lost; no exit code is invented.
+        """
+        await self._channel.finished()
+        self._channel.raise_error()
+        return self.exit_code if self.exit_code is not None else 0
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to the process and its group. After its end, nothing happens."""
+        if not 1 <= number <= signals.NSIG:
+            raise InvalidSpecError(f"{number} is not a signal number")
+        if self._channel.done is None:
+            await self._channel.call({"signal": int(number)})
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Tell the process the size of its terminal."""
+        await self._channel.call({"resize": [rows, columns]})
+
+    async def kill(self, grace_s: float = KILL_GRACE_S) -> None:
+        """End the process and all that it started: TERM, the grace, KILL. Idempotent.
+
+        What has left its group (`setsid`, `nohup`, a double fork) is found by a marker
+        in its environment.
+        """
+        if not self._channel.closed and self._channel.failure is None:
+            await self._channel.call({"kill": grace_s})
+
+    async def aclose(self) -> None:
+        """Let go of the process, and end it if it still runs and is not detached.
+
+        Idempotent, bounded, and not cut short by cancellation.
+        """
+        if not self._channel.closed and not self._detach and self._channel.done is None:
+            await run_to_end(kill_quietly(self._channel, 0.0), deadline_s=_KILL_S)
+        self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def request_for(
+    argv: Sequence[str],
+    *,
+    cwd: str | None,
+    env: Mapping[str, str] | None,
+    user: str | None,
+) -> dict[str, Any]:
+    """The request for a program, checked.
+
+    Raises:
+        InvalidSpecError: What is wrong, before anything is started.
+    """
+    if isinstance(argv, str | bytes) or not argv:
+        raise InvalidSpecError(
+            f"argv must be a list of strings, not {argv!r}; for a shell line use sandbox.sh()"
+        )
+    for argument in argv:
+        if "\0" in argument:
+            raise InvalidSpecError("an argument holds NUL, which no program can be given")
+        if len(argument.encode("utf-8", "surrogateescape")) >= _MAX_ARG:
+            raise InvalidSpecError(
+                f"an argument is longer than {_MAX_ARG - 1} bytes, the most that Linux passes; "
+                "use stdin or a file"
+            )
+    if not argv[0]:
+        raise InvalidSpecError("the program's name is empty")
+    if cwd is not None and ("\0" in cwd or cwd.startswith("/proc/")):
+        raise InvalidSpecError(f"cwd must be a path outside /proc, not {cwd!r}")
+    try:
+        check_env(env or {})
+    except ValueError as error:
+        raise InvalidSpecError(f"env: {error}") from None
+    return {"op": "exec", "argv": list(argv), "cwd": cwd, "env": dict(env or {}), "user": user}
+
+
+async def kill_quietly(channel: RemoteChannel, grace_s: float) -> None:
+    """Kill what runs in the channel; the loss of the sandbox is no news here."""
+    try:
+        await channel.call({"kill": grace_s})
+    except SandboxError:
+        return
+
+
+class Capture:
+    """Keeps output up to a limit: the head, and the tail of what came after."""
+
+    def __init__(self, limit: int) -> None:
+        self._half = limit // 2
+        self._head: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
+        self._tail: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
+        self.truncated = False
+
+    def __call__(self, stream: int, data: bytes) -> None:
+        """Take a piece of output."""
+        head, tail = self._head[stream], self._tail[stream]
+        fits = self._half - len(head)
+        if fits > 0:
+            head += data[:fits]
+            data = data[fits:]
+        tail += data
+        # Trimmed in steps of the limit, so that a flood costs linear time.
+        if len(tail) > 2 * self._half + 65536:
+            self._trim(tail)
+
+    def _trim(self, tail: bytearray) -> None:
+        if len(tail) > self._half:
+            self.truncated = True
+            del tail[: len(tail) - self._half]
+
+    def output(self, stream: int) -> bytes:
+        """What is kept of a stream."""
+        self._trim(self._tail[stream])
+        return bytes(self._head[stream] + self._tail[stream])
+
+
+async def execute(
+    client: GuestClient,
+    request: Mapping[str, Any],
+    *,
+    stdin: bytes | None,
+    timeout_s: float | None,
+    max_output_bytes: int,
+) -> ExecResult:
+    """Run a command to its end. See `Sandbox.exec`."""
+    began = time.monotonic()
+    capture = Capture(max_output_bytes)
+    channel = client.channel(
+        {**request, "stdin": stdin is not None},
+        inputs=(wire.STDIN,),
+        outputs=(wire.STDOUT, wire.STDERR),
+        sink=capture,
+    )
+    try:
+        with anyio.move_on_after(math.inf if timeout_s is None else timeout_s) as scope:
+            if stdin is not None:
+                await channel.write(wire.STDIN, stdin)
+                channel.write_eof(wire.STDIN)
+            await channel.finished()
+        timed_out = scope.cancelled_caught and channel.done is None
+        if timed_out:
+            grace = KILL_GRACE_S + _KILL_S
+            await run_to_end(kill_quietly(channel, KILL_GRACE_S), deadline_s=grace)
+            with anyio.move_on_after(_KILL_S):
+                await channel.finished()
+        channel.raise_error()
+        with anyio.move_on_after(_DRAIN_S):
+            await channel.until(lambda: channel.ended(wire.STDOUT, wire.STDERR))
+    except BaseException:
+        if channel.done is None:
+            await run_to_end(kill_quietly(channel, 0.0), deadline_s=_KILL_S)
+        raise
+    finally:
+        channel.close()
+    done = channel.done or {}
+    stdout, stderr = capture.output(wire.STDOUT), capture.output(wire.STDERR)
+    return ExecResult(
+        exit_code=int(done.get("exit", -signals.SIGKILL)),
+        stdout=stdout,
+        stderr=stderr,
+        timed_out=timed_out,
+        oom_killed=bool(done.get("oom")),
+        truncated=capture.truncated or not channel.ended(wire.STDOUT, wire.STDERR),
+        duration_s=time.monotonic() - began,
+        argv=tuple(request["argv"]),
+    )

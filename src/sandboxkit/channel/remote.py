@@ -1,0 +1,285 @@
+"""One channel as the host sees it: a request, streams in both directions, an end."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import anyio
+
+from sandboxkit.errors import ExecStartError, ProtocolError, SandboxError
+from sandboxkit.guest import wire
+from sandboxkit.guest.streams import Receiver, Sender
+
+if TYPE_CHECKING:
+    from sandboxkit.channel.client import GuestClient
+
+Sink = Callable[[int, bytes], None]
+
+
+class GuestError(NamedTuple):
+    """Why the guest could not do what was asked."""
+
+    code: str
+    message: str
+    errno: int | None
+
+
+class RemoteChannel:
+    """The state of one channel. It survives the loss of a connection.
+
+    Args:
+        client: The client that it belongs to.
+        number: Its id, unique for the client.
+        request: What was asked for; None if the guest opened it.
+        inputs: The streams towards the sandbox.
+        outputs: The streams towards the host.
+        sink: Gets the output as it comes; without one, it waits for `receive`.
+    """
+
+    def __init__(
+        self,
+        client: GuestClient,
+        number: int,
+        request: Mapping[str, Any] | None,
+        *,
+        inputs: Sequence[int] = (),
+        outputs: Sequence[int] = (),
+        sink: Sink | None = None,
+    ) -> None:
+        self._client = client
+        self.number = number
+        self.request = request
+        self.senders = {stream: Sender() for stream in inputs}
+        self.receivers = {stream: Receiver() for stream in outputs}
+        self._buffers: dict[int, deque[bytes]] = {stream: deque() for stream in outputs}
+        self._sink = sink
+        self._waiters: list[asyncio.Future[None]] = []
+        self._write_lock = anyio.Lock()
+        self._call_lock = anyio.Lock()
+        self._call_number = 0
+        self._call: Mapping[str, Any] | None = None
+        self._answers: dict[int, Mapping[str, Any]] = {}
+        self.reply: Mapping[str, Any] | None = None
+        self.done: Mapping[str, Any] | None = None
+        self.failure: SandboxError | None = None
+        self.closed = False
+
+    # waiting
+
+    async def until(self, ready: Callable[[], bool]) -> None:
+        """Wait until `ready()` holds.
+
+        Raises:
+            SandboxError: The channel failed before it did.
+        """
+        while not ready():
+            if self.failure is not None:
+                raise copy.copy(self.failure)
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+
+    def _notify(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def started(self) -> Mapping[str, Any]:
+        """The guest's first word on the channel.
+
+        Raises:
+            ExecStartError: It could not be started.
+        """
+        await self.until(lambda: not (self.reply is None and self.done is None))
+        if self.reply is None:
+            self.raise_error()
+        return self.reply or {}
+
+    async def finished(self) -> Mapping[str, Any]:
+        """The guest's last word on the channel; an error in it is returned, not raised."""
+        await self.until(lambda: self.done is not None)
+        return self.done or {}
+
+    @property
+    def error(self) -> GuestError | None:
+        """The error in the guest's last word, if there is one."""
+        found: object = (self.done or {}).get("error")
+        if not isinstance(found, dict):
+            return None
+        fields = cast("dict[str, object]", found)
+        number = fields.get("errno")
+        return GuestError(
+            code=str(fields.get("code")),
+            message=str(fields.get("message")),
+            errno=number if isinstance(number, int) else None,
+        )
+
+    def raise_error(self) -> None:
+        """Raise the error in the last word, if there is one, as a start that failed."""
+        error = self.error
+        if error is not None:
+            raised = ExecStartError(error.message, code=error.code, op="exec")
+            raised.errno = error.errno
+            raise raised
+
+    def ended(self, *streams: int) -> bool:
+        """Whether all these output streams have ended."""
+        return all(self.receivers[stream].ended for stream in streams)
+
+    # towards the sandbox
+
+    async def write(self, stream: int, data: bytes | memoryview) -> None:
+        """Send `data`; waits while the reader is a window behind.
+
+        What is written after the channel's end is dropped, as by a pipe without reader.
+        """
+        sender = self.senders[stream]
+        view = memoryview(data)
+        async with self._write_lock:
+            while view:
+                await self.until(lambda: sender.room > 0 or self.done is not None or self.closed)
+                if self.done is not None or self.closed or sender.eof:
+                    return
+                count = min(sender.room, wire.CHUNK)
+                sender.write(bytes(view[:count]))
+                view = view[count:]
+                self._send_unsent(stream)
+
+    def write_eof(self, stream: int) -> None:
+        """End the stream; a second call does nothing."""
+        self.senders[stream].eof = True
+        self._send_unsent(stream)
+
+    def _send_unsent(self, stream: int) -> None:
+        sender = self.senders[stream]
+        if not self._client.connected or self.closed:
+            return
+        for offset, data in sender.unsent():
+            head = wire.header(len(data), wire.DATA, self.number, stream, offset)
+            self._client.send(head, data)
+        if sender.eof and not sender.eof_sent:
+            sender.eof_sent = True
+            self._client.send(wire.pack(wire.EOF, self.number, b"", stream, sender.end))
+
+    async def call(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Ask the guest to do something with the channel; calls run one after another."""
+        async with self._call_lock:
+            self._call_number += 1
+            number, self._call = self._call_number, value
+            self._send_call()
+            try:
+                await self.until(lambda: number in self._answers or self.closed)
+            finally:
+                self._call = None
+            return self._answers.pop(number, {})
+
+    def _send_call(self) -> None:
+        if self._call is not None and self._client.connected:
+            self._client.send(
+                wire.pack_json(wire.CALL, self.number, dict(self._call), self._call_number)
+            )
+
+    # from the sandbox
+
+    async def receive(self, stream: int, max_bytes: int) -> bytes:
+        """The next bytes of an output stream.
+
+        Raises:
+            anyio.EndOfStream: The stream has ended.
+            SandboxError: The channel failed.
+        """
+        buffer, receiver = self._buffers[stream], self.receivers[stream]
+        await self.until(lambda: bool(buffer) or receiver.ended or self.closed)
+        if not buffer:
+            raise anyio.EndOfStream
+        data = buffer.popleft()
+        if len(data) > max_bytes:
+            buffer.appendleft(data[max_bytes:])
+            data = data[:max_bytes]
+        self._consumed(stream, len(data))
+        return data
+
+    def _consumed(self, stream: int, count: int) -> None:
+        receiver = self.receivers[stream]
+        if receiver.consume(count) and self._client.connected:
+            offset = receiver.acknowledge()
+            self._client.send(wire.pack(wire.ACK, self.number, b"", stream, offset))
+
+    def on_frame(self, frame: wire.Frame) -> None:
+        """Take a frame of the guest's.
+
+        Raises:
+            ProtocolError: The protocol does not allow it.
+        """
+        if frame.kind == wire.DATA and frame.stream in self.receivers:
+            self._on_data(frame)
+        elif frame.kind == wire.EOF and frame.stream in self.receivers:
+            self.receivers[frame.stream].ended = True
+        elif frame.kind == wire.ACK and frame.stream in self.senders:
+            self.senders[frame.stream].ack(frame.offset)
+        elif frame.kind == wire.REPLY:
+            self.reply = frame.json()
+        elif frame.kind == wire.DONE:
+            self.done = frame.json()
+        elif frame.kind == wire.RETURN:
+            if frame.offset == self._call_number and self._call is not None:
+                self._answers[frame.offset] = frame.json()
+        else:
+            raise ProtocolError(f"the guest sent an unexpected frame of kind {frame.kind}")
+        self._notify()
+
+    def _on_data(self, frame: wire.Frame) -> None:
+        fresh = self.receivers[frame.stream].accept(frame.offset, frame.payload)
+        if not fresh:
+            return
+        if self._sink is None:
+            self._buffers[frame.stream].append(fresh)
+        else:
+            self._sink(frame.stream, fresh)
+            self._consumed(frame.stream, len(fresh))
+
+    # connections, and the end
+
+    def progress(self) -> dict[str, int]:
+        """How far each output stream has been received."""
+        return {str(stream): receiver.received for stream, receiver in self.receivers.items()}
+
+    def resume(self, received: Mapping[str, Any] | None) -> None:
+        """On a new connection: send again what the guest has not received.
+
+        Args:
+            received: How far the guest has received each stream; None if it has never
+                seen the channel.
+        """
+        if received is None and self.request is not None:
+            self._client.send(wire.pack_json(wire.OPEN, self.number, dict(self.request)))
+        for stream, sender in self.senders.items():
+            sender.rewind(max(sender.acked, int((received or {}).get(str(stream), 0))))
+            self._send_unsent(stream)
+        self._send_call()
+        for stream, receiver in self.receivers.items():
+            # An acknowledgement may have been lost with the old connection.
+            offset = receiver.acknowledge()
+            self._client.send(wire.pack(wire.ACK, self.number, b"", stream, offset))
+
+    def fail(self, error: SandboxError) -> None:
+        """The channel cannot go on; all who wait on it are told."""
+        if self.failure is None and not self.closed:
+            self.failure = error
+            self._notify()
+
+    def close(self, *, reset: bool = False) -> None:
+        """Forget the channel; the guest ends what still runs in it. Idempotent."""
+        if not self.closed:
+            self.closed = True
+            self._client.forget(self, reset=reset)
+            self._notify()

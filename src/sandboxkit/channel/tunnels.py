@@ -1,0 +1,200 @@
+"""TCP through the channel, in both directions; no network of the sandbox is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from sandboxkit.channel.client import GuestClient
+from sandboxkit.channel.remote import RemoteChannel
+from sandboxkit.concurrency import cancel_and_wait
+from sandboxkit.errors import InvalidSpecError, SandboxError
+from sandboxkit.guest import wire
+
+_DIAL_S = 10.0
+_ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where something listens."""
+
+    host: str
+    port: int
+
+    def url(self, scheme: str = "http") -> str:
+        """The address as a URL."""
+        return f"{scheme}://{self.host}:{self.port}"
+
+
+class Ports:
+    """The ports of a sandbox, as `sandbox.ports`."""
+
+    def __init__(self, client: Callable[[], GuestClient]) -> None:
+        self._client = client
+
+    @contextlib.asynccontextmanager
+    async def forward(self, port: int, *, local_port: int = 0) -> AsyncGenerator[Address]:
+        """Make a port of the sandbox reachable on this machine, for the block.
+
+        Each connection to the address is carried to 127.0.0.1 in the sandbox, whatever
+        its network policy. The end of a direction and a reset cross the tunnel.
+
+        Args:
+            port: The port in the sandbox. Nothing need listen yet.
+            local_port: The port on this machine; 0 picks a free one.
+
+        Raises:
+            InvalidSpecError: It is not a port.
+            OSError: The local port is taken.
+        """
+        _check_port(port)
+        client = self._client()
+        tasks = _Tasks()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            channel = client.channel(
+                {"op": "connect", "host": "127.0.0.1", "port": port},
+                inputs=(wire.STDIN,),
+                outputs=(wire.STDOUT,),
+            )
+            try:
+                with anyio.fail_after(_DIAL_S):
+                    await channel.started()
+                await _Pump(channel, reader, writer).run()
+            except (SandboxError, TimeoutError, OSError):
+                _reset(writer)
+            finally:
+                channel.close(reset=channel.done is None)
+                writer.close()
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            tasks.start(serve(reader, writer))
+
+        server = await asyncio.start_server(accept, "127.0.0.1", local_port)
+        try:
+            yield Address("127.0.0.1", server.sockets[0].getsockname()[1])
+        finally:
+            server.close()
+            await tasks.aclose()
+
+    @contextlib.asynccontextmanager
+    async def reverse(self, port: int, host: str, host_port: int) -> AsyncGenerator[Address]:
+        """Make an address of this machine reachable inside the sandbox, for the block.
+
+        Args:
+            port: The port on 127.0.0.1 in the sandbox; 0 picks a free one.
+            host: Where connections go on this side.
+            host_port: Likewise.
+
+        Yields:
+            The address in the sandbox.
+
+        Raises:
+            ExecStartError: The port in the sandbox is taken.
+        """
+        for number in (port or 1, host_port):
+            _check_port(number)
+        tasks = _Tasks()
+
+        async def serve(channel: RemoteChannel) -> None:
+            try:
+                with anyio.fail_after(_DIAL_S):
+                    reader, writer = await asyncio.open_connection(host, host_port)
+            except (OSError, TimeoutError):
+                channel.close(reset=True)
+                return
+            try:
+                await _Pump(channel, reader, writer).run()
+            except (SandboxError, OSError):
+                _reset(writer)
+            finally:
+                channel.close(reset=channel.done is None)
+                writer.close()
+
+        listener = self._client().channel(
+            {"op": "listen", "host": "127.0.0.1", "port": port},
+            on_accept=lambda channel: tasks.start(serve(channel)),
+        )
+        try:
+            reply = await listener.started()
+            yield Address("127.0.0.1", int(reply["port"]))
+        finally:
+            listener.close()
+            await tasks.aclose()
+
+
+class _Tasks:
+    """The connections of one tunnel; they end with it."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        await cancel_and_wait(*self._tasks)
+
+
+class _Pump:
+    """Carries bytes between a channel and a local socket until both directions end."""
+
+    def __init__(
+        self, channel: RemoteChannel, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._channel, self._reader, self._writer = channel, reader, writer
+
+    async def run(self) -> None:
+        """Raises OSError or SandboxError when either side breaks."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                watch = tasks.create_task(self._watch_for_reset())
+                both = (tasks.create_task(self._inward()), tasks.create_task(self._outward()))
+                await asyncio.wait(both)
+                watch.cancel()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    async def _watch_for_reset(self) -> None:
+        done = await self._channel.finished()
+        if done.get("reset") or done.get("error"):
+            raise ConnectionResetError("the connection was reset in the sandbox")
+
+    async def _inward(self) -> None:
+        while data := await self._reader.read(wire.CHUNK):
+            await self._channel.write(wire.STDIN, data)
+        self._channel.write_eof(wire.STDIN)
+
+    async def _outward(self) -> None:
+        while True:
+            try:
+                data = await self._channel.receive(wire.STDOUT, wire.CHUNK)
+            except anyio.EndOfStream:
+                break
+            self._writer.write(data)
+            await self._writer.drain()
+        if self._writer.can_write_eof():
+            self._writer.write_eof()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    raw: socket.socket | None = writer.get_extra_info("socket")
+    if raw is not None:
+        with contextlib.suppress(OSError):
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+    writer.transport.abort()
+
+
+def _check_port(port: int) -> None:
+    if not 1 <= port <= 65535:
+        raise InvalidSpecError(f"{port} is not a port: 1 to 65535")

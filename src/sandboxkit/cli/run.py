@@ -1,0 +1,90 @@
+"""`sandboxkit run`: one prompt for a real agent in a fresh sandbox."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from sandboxkit.agents.registry import agents
+from sandboxkit.cli.outcome import FAILED
+from sandboxkit.cli.summary import Phases, print_summary
+from sandboxkit.cli.terminal import complain, make_console, plain, styled
+from sandboxkit.cli.work import give, watched_session
+from sandboxkit.errors import InvalidSpecError
+
+if TYPE_CHECKING:
+    from sandboxkit.sandbox import Sandbox
+    from sandboxkit.spec import SandboxSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Transfers:
+    """What goes into the sandbox before the run, and what is fetched after it.
+
+    Attributes:
+        upload: A file, or a directory whose content goes to the work directory.
+        download: Paths in the sandbox.
+        output: The directory for them on this machine.
+    """
+
+    upload: Path | None = None
+    download: Sequence[str] = ()
+    output: Path = Path()
+
+
+async def run(
+    prompt: str,
+    *,
+    provider: str,
+    spec: SandboxSpec,
+    model: str | None,
+    max_turns: int | None,
+    transfers: Transfers,
+) -> int:
+    """Run a prompt; the exit code.
+
+    On a terminal, all is shown there. Where stdout is something else, it gets the final
+    answer alone, and the rest goes to stderr.
+    """
+    agents.load("claude-code")  # says what to install where its package is missing
+    from sandboxkit.agents.claude_code import ClaudeCode
+    from sandboxkit.agents.claude_code.agent import default_options
+
+    if transfers.upload is not None and not transfers.upload.exists():  # noqa: ASYNC240
+        raise InvalidSpecError(f"--upload: there is nothing at {str(transfers.upload)!r}")
+    on_terminal = sys.stdout.isatty()
+    console = make_console(stderr=not on_terminal)
+    options = replace(default_options(), model=model, max_turns=max_turns)
+    began, phases = time.monotonic(), Phases()
+    agent = ClaudeCode(options)
+    async with watched_session(console, provider, agent, spec, phases) as session:
+        if transfers.upload is not None:
+            await _upload(session.sandbox, transfers.upload)
+        result = await give(console, session, prompt)
+        for path in transfers.download:
+            local = await session.sandbox.files.download(path, _target(path, transfers.output))
+            console.print(styled(f"\n  downloaded {path} to {local}", "cyan"), soft_wrap=True)
+    phases.total = time.monotonic() - began
+    print_summary(console, result, phases)
+    if not on_terminal:
+        sys.stdout.write(plain(result.text) + "\n")
+    if result.is_error:
+        complain("the agent did not finish: " + (" ".join(result.errors) or result.stop_reason))
+        return FAILED
+    return 0
+
+
+async def _upload(sandbox: Sandbox, local: Path) -> None:
+    is_file = local.is_file()  # noqa: ASYNC240
+    await sandbox.files.upload(local, local.name if is_file else sandbox.workdir)
+
+
+def _target(path: str, output: Path) -> Path:
+    name = PurePosixPath(path).name
+    if name in {"", ".."}:
+        raise InvalidSpecError(f"--download: {path!r} has no name to be kept under")
+    return output / name

@@ -1,0 +1,92 @@
+"""Cleanup that cancellation cannot cut short, and tasks that nobody forgets.
+
+anyio's shield stops cancellation by anyio scopes only. `task.cancel()`,
+`asyncio.wait_for` and the end of the loop reach through it, so what must run to its
+end runs here in a task of its own, with a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import anyio
+
+T = TypeVar("T")
+
+
+async def run_to_end(work: Coroutine[Any, Any, T], *, deadline_s: float) -> T:
+    """Run `work` to its end, however often the caller is cancelled meanwhile.
+
+    Args:
+        work: What must not be cut short.
+        deadline_s: Seconds after which `work` itself is cancelled.
+
+    Raises:
+        TimeoutError: `work` took longer than `deadline_s`.
+        asyncio.CancelledError: The caller was cancelled; raised when `work` has ended.
+    """
+
+    async def bounded() -> T:
+        with anyio.fail_after(deadline_s):
+            return await work
+
+    task = asyncio.ensure_future(bounded())
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        if not task.cancelled():
+            task.exception()  # marked as seen: the cancellation is what the caller gets
+        raise asyncio.CancelledError
+    return task.result()
+
+
+async def obtain(
+    work: Coroutine[Any, Any, T], *, release: Callable[[T], Awaitable[None]], deadline_s: float
+) -> T:
+    """Run `work`, which makes something, to its end; nobody loses what it made.
+
+    Args:
+        work: Makes the thing.
+        release: Undoes it, if the caller was cancelled meanwhile.
+        deadline_s: Seconds for `work`, and again for `release`.
+
+    Raises:
+        TimeoutError: `work` took longer than `deadline_s`.
+        asyncio.CancelledError: The caller was cancelled; the thing has been released.
+    """
+    made: list[T] = []
+
+    async def make() -> None:
+        made.append(await work)
+
+    try:
+        await run_to_end(make(), deadline_s=deadline_s)
+    except asyncio.CancelledError:
+        if made:
+            await run_to_end(_call(release, made[0]), deadline_s=deadline_s)
+        raise
+    return made[0]
+
+
+async def _call(function: Callable[[T], Awaitable[None]], value: T) -> None:
+    await function(value)
+
+
+async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel the tasks and wait until each has ended; their outcomes are dropped."""
+    alive = {task for task in tasks if task is not None and not task.done()}
+    for task in alive:
+        task.cancel()
+    if alive:
+        await asyncio.wait(alive)
+    for task in alive:
+        if not task.cancelled():
+            with contextlib.suppress(BaseException):
+                task.exception()

@@ -1,0 +1,301 @@
+"""A channel: one process, file transfer or tunnel, as one host sees it.
+
+All its state is here, so that a new connection can take it up where the old one
+broke: what was sent is kept until acknowledged, what was said is said again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Set, Tuple
+
+from . import wire
+from .loop import Loop, Watch, read_some
+from .streams import Receiver, Sender
+
+if TYPE_CHECKING:
+    from .link import Link
+
+MAX_CHANNELS = 4096  # of one client
+
+
+def failure(code: str, message: str, number: Optional[int] = None) -> Dict[str, Any]:
+    return {"error": {"code": code, "message": message, "errno": number}}
+
+
+class Client:
+    """One host process, over however many connections it needs."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.link: Optional[Link] = None
+        self.channels: Dict[int, Channel] = {}
+        self.stalled: Set[Source] = set()
+        self.deadline = 0.0  # when its lease ends, on the monotonic clock
+        self._guest_ids = wire.GUEST_CHANNELS
+
+    def new_id(self) -> int:
+        self._guest_ids += 1
+        return self._guest_ids
+
+    def send(self, *buffers: bytes) -> None:
+        if self.link is not None:
+            self.link.send(*buffers)
+
+    def may_read(self) -> bool:
+        return self.link is None or not self.link.busy
+
+    def drained(self) -> None:
+        stalled, self.stalled = self.stalled, set()
+        for source in stalled:
+            source.resume()
+
+
+class Channel:
+    """Subclasses override what happens; this keeps what was said."""
+
+    outputs: Tuple[int, ...] = ()  # streams towards the host
+    inputs: Tuple[int, ...] = ()  # streams towards the sandbox
+    passive = False  # does not count as activity (a listener)
+
+    def __init__(self, client: Client, number: int, loop: Loop) -> None:
+        self.client = client
+        self.number = number
+        self.loop = loop
+        self.senders = {stream: Sender() for stream in self.outputs}
+        self.receivers = {stream: Receiver() for stream in self.inputs}
+        self.sources: Dict[int, Source] = {}
+        self.sinks: Dict[int, Sink] = {}
+        self.opened: Optional[Dict[str, Any]] = None  # for channels that the guest opens
+        self.reply: Optional[Dict[str, Any]] = None
+        self.done: Optional[Dict[str, Any]] = None
+        self.answer: Tuple[int, Optional[Dict[str, Any]]] = (0, None)  # to the last call
+
+    # what the guest says
+
+    def say_reply(self, value: Dict[str, Any]) -> None:
+        self.reply = value
+        self.client.send(wire.pack_json(wire.REPLY, self.number, value))
+
+    def say_done(self, value: Dict[str, Any]) -> None:
+        if self.done is None:
+            self.done = value
+            self.client.send(wire.pack_json(wire.DONE, self.number, value))
+
+    def push(self, stream: int, data: bytes) -> None:
+        sender = self.senders[stream]
+        sender.write(data)
+        if self.client.link is None:
+            self.overflow(sender)
+        else:
+            self._send_unsent(stream, sender)
+
+    def overflow(self, sender: Sender) -> None:
+        """Nobody is connected: by default the window is the limit, then back-pressure."""
+
+    def end(self, stream: int) -> None:
+        sender = self.senders[stream]
+        sender.eof = True
+        self._send_unsent(stream, sender)
+
+    def room(self, stream: int) -> int:
+        return self.senders[stream].room
+
+    def _send_unsent(self, stream: int, sender: Sender) -> None:
+        if self.client.link is None:
+            return
+        for offset, data in sender.unsent():
+            self.client.send(wire.header(len(data), wire.DATA, self.number, stream, offset), data)
+        if sender.eof and not sender.eof_sent:
+            sender.eof_sent = True
+            self.client.send(wire.pack(wire.EOF, self.number, b"", stream, sender.end))
+
+    # what the host says
+
+    def on_data(self, stream: int, offset: int, data: bytes) -> None:
+        receiver = self.receivers[stream]
+        fresh = receiver.accept(offset, data)
+        sink = self.sinks.get(stream)
+        if sink is not None and fresh:
+            sink.write(fresh)
+        elif fresh:
+            self.consumed(stream, len(fresh))
+
+    def on_eof(self, stream: int) -> None:
+        receiver = self.receivers[stream]
+        if not receiver.ended:
+            receiver.ended = True
+            sink = self.sinks.get(stream)
+            if sink is not None:
+                sink.end()
+
+    def consumed(self, stream: int, count: int) -> None:
+        receiver = self.receivers[stream]
+        if receiver.consume(count):
+            self.acknowledge(stream)
+
+    def acknowledge(self, stream: int) -> None:
+        offset = self.receivers[stream].acknowledge()
+        self.client.send(wire.pack(wire.ACK, self.number, b"", stream, offset))
+
+    def on_ack(self, stream: int, offset: int) -> None:
+        self.senders[stream].ack(offset)
+        source = self.sources.get(stream)
+        if source is not None:
+            source.resume()
+
+    def on_call(self, number: int, value: Dict[str, Any]) -> None:
+        last, answer = self.answer
+        if number > last:
+            self.answer = (number, None)
+            self.call(value)
+        elif answer is not None:
+            self.client.send(wire.pack_json(wire.RETURN, self.number, answer, number))
+
+    def call(self, value: Dict[str, Any]) -> None:
+        self.say_return(failure("unknown_call", "this channel takes no calls"))
+
+    def say_return(self, value: Dict[str, Any]) -> None:
+        number = self.answer[0]
+        self.answer = (number, value)
+        self.client.send(wire.pack_json(wire.RETURN, self.number, value, number))
+
+    def abort(self, reset: bool = False) -> None:
+        """The host forgets the channel: end what runs in it."""
+        for source in self.sources.values():
+            source.close()
+        for sink in self.sinks.values():
+            sink.close()
+
+    # a new connection
+
+    def resume(self, received: Dict[str, int]) -> None:
+        """Say again what the host has not received, given how far it has."""
+        if self.opened is not None:
+            self.client.send(wire.pack_json(wire.OPEN, self.number, self.opened))
+        if self.reply is not None:
+            self.client.send(wire.pack_json(wire.REPLY, self.number, self.reply))
+        for stream, sender in self.senders.items():
+            sender.rewind(max(sender.acked, int(received.get(str(stream), 0))))
+            self._send_unsent(stream, sender)
+        for stream in self.receivers:
+            self.acknowledge(stream)
+        number, answer = self.answer
+        if answer is not None:
+            self.client.send(wire.pack_json(wire.RETURN, self.number, answer, number))
+        if self.done is not None:
+            self.client.send(wire.pack_json(wire.DONE, self.number, self.done))
+
+    def progress(self) -> Dict[str, int]:
+        """How far each stream towards the sandbox has been received."""
+        return {str(stream): receiver.received for stream, receiver in self.receivers.items()}
+
+
+class Source:
+    """Reads a descriptor into a stream of a channel, no faster than the host takes it."""
+
+    def __init__(
+        self, channel: Channel, stream: int, fd: int, on_end: Callable[[Optional[OSError]], None]
+    ) -> None:
+        os.set_blocking(fd, False)
+        self._channel, self._stream, self._on_end = channel, stream, on_end
+        self._watch = Watch(channel.loop, fd, on_readable=self._read)
+        self.discarding = False
+        channel.sources[stream] = self
+        self._watch.want(read=True)
+
+    def resume(self) -> None:
+        if not self._watch.closed:
+            self._watch.want(read=True)
+
+    def discard(self) -> None:
+        """Nobody listens any more: read on and drop, so that the writer is not held up."""
+        self.discarding = True
+        self.resume()
+
+    def _read(self) -> None:
+        room = wire.CHUNK if self.discarding else self._channel.room(self._stream)
+        if room <= 0 or not (self.discarding or self._channel.client.may_read()):
+            self._watch.want(read=False)
+            self._channel.client.stalled.add(self)
+            return
+        broken: Optional[OSError] = None
+        try:
+            data = read_some(self._watch.fd, min(room, wire.CHUNK))
+        except OSError as error:
+            data, broken = b"", error
+        if data is None:
+            return
+        if data:
+            if not self.discarding:
+                self._channel.push(self._stream, data)
+            return
+        self._watch.close()
+        if not self.discarding:
+            self._on_end(broken)
+
+    def close(self) -> None:
+        self._watch.close()
+
+
+class Sink:
+    """Writes a stream of a channel to a descriptor, as fast as that takes it."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        stream: int,
+        fd: int,
+        on_end: Callable[[int], None],
+        on_broken: Callable[[OSError], None],
+    ) -> None:
+        os.set_blocking(fd, False)
+        self._channel, self._stream = channel, stream
+        self._on_end, self._on_broken = on_end, on_broken
+        self._pending: Deque[memoryview] = deque()
+        self._ending = False
+        self._watch = Watch(channel.loop, fd, on_writable=self._flush)
+        channel.sinks[stream] = self
+
+    def write(self, data: bytes) -> None:
+        if self._watch.closed:
+            self._channel.consumed(self._stream, len(data))
+            return
+        self._pending.append(memoryview(data))
+        self._flush()
+
+    def end(self) -> None:
+        self._ending = True
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._watch.closed:
+            return
+        try:
+            while self._pending:
+                count = os.write(self._watch.fd, self._pending[0])
+                rest = self._pending[0][count:]
+                if rest:
+                    self._pending[0] = rest
+                else:
+                    self._pending.popleft()
+                self._channel.consumed(self._stream, count)
+        except BlockingIOError:
+            self._watch.want(write=True)
+            return
+        except OSError as error:
+            # The reader has gone: what it did not read is of no use to anyone.
+            dropped: List[memoryview] = list(self._pending)
+            self.close()
+            self._channel.consumed(self._stream, sum(map(len, dropped)))
+            self._on_broken(error)
+            return
+        self._watch.want(write=False)
+        if self._ending:
+            self._ending = False
+            self._on_end(self._watch.fd)
+
+    def close(self) -> None:
+        self._pending.clear()
+        self._watch.close()

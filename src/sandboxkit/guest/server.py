@@ -1,0 +1,294 @@
+"""The resident guest: hosts, their leases, their channels, and the end of the sandbox."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from . import wire
+from .channels import MAX_CHANNELS, Channel, Client, failure
+from .link import Link
+from .loop import Loop
+from .process import FileOperation, Program
+from .spawn import StartError, find_user
+from .tunnels import Connection, Listener
+
+_TICK_S = 0.25  # how often leases are looked at
+_FIRST_LEASE_S = 60.0  # for a host that has not said hello yet
+_FALLBACK_HOME = "/tmp"
+
+
+class Server:
+    """All hosts of this sandbox.
+
+    Args:
+        loop: The event loop.
+        end_sandbox: Ends the sandbox as far as the guest can, when nobody holds it.
+    """
+
+    def __init__(self, loop: Loop, end_sandbox: Callable[[], None]) -> None:
+        self.loop = loop
+        self.instance = os.urandom(8).hex()
+        self._end_sandbox = end_sandbox
+        self._clients: Dict[str, Client] = {}
+        self._links: Dict[Link, Optional[Client]] = {}
+        self._detached: Dict[str, Program] = {}
+        self._settings: Dict[str, Any] = {}
+        self._started = self._active = time.monotonic()
+        self._no_host_until = self._started + _FIRST_LEASE_S
+        loop.before_wait.append(self._flush)
+        self._tick()
+
+    # connections
+
+    def connect(self, streams: Tuple[int, int], text: bool, on_lost: Callable[[], None]) -> Link:
+        def lost(gone: Link) -> None:
+            client = self._links.pop(gone, None)
+            if client is not None and client.link is gone:
+                client.link = None
+                client.drained()
+            on_lost()
+
+        def drained() -> None:
+            client = self._links.get(link)
+            if client is not None:
+                client.drained()
+
+        link = Link(
+            self.loop,
+            streams,
+            text=text,
+            on_frame=self._on_frame,
+            on_lost=lost,
+            on_drained=drained,
+        )
+        self._links[link] = None
+        return link
+
+    def _flush(self) -> None:
+        for link in list(self._links):
+            link.flush()
+
+    def _on_frame(self, link: Link, frame: wire.Frame) -> None:
+        if frame.kind == wire.HELLO:
+            self._hello(link, frame.json())
+            return
+        client = self._links.get(link)
+        if client is None:
+            raise wire.WireError("the first frame must be HELLO")
+        if frame.kind == wire.LEASE:
+            self._renew(client, frame.json())
+            client.send(wire.pack_json(wire.LEASE, 0, {}, frame.offset))
+        elif frame.kind == wire.BYE:
+            self._leave(client, bool(frame.json().get("last")))
+        elif frame.kind == wire.OPEN:
+            if frame.channel not in client.channels:
+                self._open(client, frame.channel, frame.json())
+        else:
+            channel = client.channels.get(frame.channel)
+            if channel is not None:
+                self._on_channel_frame(client, channel, frame)
+
+    def _on_channel_frame(self, client: Client, channel: Channel, frame: wire.Frame) -> None:
+        if frame.kind == wire.DATA and frame.stream in channel.receivers:
+            channel.on_data(frame.stream, frame.offset, frame.payload)
+        elif frame.kind == wire.EOF and frame.stream in channel.receivers:
+            channel.on_eof(frame.stream)
+        elif frame.kind == wire.ACK and frame.stream in channel.senders:
+            channel.on_ack(frame.stream, frame.offset)
+        elif frame.kind == wire.CALL:
+            channel.on_call(frame.offset, frame.json())
+        elif frame.kind == wire.CLOSE:
+            self._close(client, channel, bool(frame.payload))
+        else:
+            raise wire.WireError("an unknown frame, or stream")
+
+    # hosts
+
+    def _hello(self, link: Link, hello: Dict[str, Any]) -> None:
+        token = str(hello["client"])
+        client = self._clients.get(token)
+        known = client is not None
+        if client is None:
+            client = self._clients[token] = Client(token)
+        if client.link is not None:
+            client.link.close()
+        client.link = link
+        self._links[link] = client
+        self._renew(client, hello)
+        if not self._settings:
+            self._settings = self._apply(hello.get("settings") or {})
+            self._no_host_until = 0.0  # from now on the leases say
+        received: Dict[str, Dict[str, int]] = hello.get("channels") or {}
+        self._forget_closed(client, received, int(hello.get("accepted", 0)))
+        client.send(wire.pack_json(wire.WELCOME, 0, self._welcome(client, known)))
+        for channel in list(client.channels.values()):
+            channel.resume(received.get(str(channel.number), {}))
+        client.drained()
+
+    def _forget_closed(self, client: Client, received: Dict[str, Any], accepted: int) -> None:
+        for channel in list(client.channels.values()):
+            unseen = channel.number > max(accepted, wire.GUEST_CHANNELS)
+            if str(channel.number) not in received and not unseen:
+                self._close(client, channel, False)
+
+    def _welcome(self, client: Client, known: bool) -> Dict[str, Any]:
+        return {
+            "protocol": wire.PROTOCOL,
+            "instance": self.instance,
+            "known": known,
+            "pid": os.getpid(),
+            "user": self._settings["user"],
+            "home": self._settings["home"],
+            "workdir": self._settings["workdir"],
+            "separate": os.getuid() != self._settings["uid"],
+            "channels": {str(c.number): c.progress() for c in client.channels.values()},
+        }
+
+    def _apply(self, settings: Dict[str, Any]) -> Dict[str, Any]:
+        """The first host's settings, with the user looked up and the directories made."""
+        user = find_user(settings.get("user"), _FALLBACK_HOME)
+        workdir = settings.get("workdir") or user.home
+        for path in (workdir, user.home):
+            _make_usable(path, user.uid)
+        settings.update(user=user.name, uid=user.uid, home=user.home, workdir=workdir)
+        return settings
+
+    def _renew(self, client: Client, lease: Dict[str, Any]) -> None:
+        client.deadline = time.monotonic() + float(lease["lease_s"])
+
+    def _leave(self, client: Client, last: bool) -> None:
+        for channel in list(client.channels.values()):
+            if isinstance(channel, Program) and channel.detach:
+                self._detached[channel.id] = channel
+                client.channels.pop(channel.number)
+                continue
+            self._close(client, channel, False)
+        self._no_host_until = max(self._no_host_until, client.deadline)
+        self._clients.pop(client.token, None)
+        if client.link is not None:
+            client.link.flush()
+            client.link.close()
+        if last:
+            self.end()
+
+    # channels
+
+    def _open(self, client: Client, number: int, request: Dict[str, Any]) -> None:
+        try:
+            if len(client.channels) >= MAX_CHANNELS:
+                raise StartError("no_resources", "too many channels are open")
+            client.channels[number] = self._make(client, number, self._complete(request))
+        except (StartError, OSError) as error:
+            refused = client.channels[number] = Channel(client, number, self.loop)
+            code = error.code if isinstance(error, StartError) else "failed"
+            number_or_none = error.number if isinstance(error, StartError) else error.errno
+            refused.say_done(failure(code, str(error), number_or_none))
+
+    def _complete(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """What the request leaves open comes from the settings."""
+        settings = self._settings
+        complete = {"home": settings["home"], **request}
+        complete["cwd"] = os.path.join(settings["workdir"], request.get("cwd") or "")
+        complete["env"] = {**settings.get("env", {}), **request.get("env", {})}
+        complete["user"] = request.get("user") or str(settings["uid"])
+        for name in ("path", "target"):
+            if name in request:
+                complete[name] = os.path.join(settings["workdir"], request[name])
+        return complete
+
+    def _make(self, client: Client, number: int, request: Dict[str, Any]) -> Channel:
+        kind = request["op"]
+        if kind == "exec":
+            return Program(client, number, self.loop, request)
+        if kind == "file":
+            return FileOperation(client, number, self.loop, request)
+        if kind == "connect":
+            return Connection(client, number, self.loop, request)
+        if kind == "listen":
+            return Listener(client, number, self.loop, request)
+        if kind == "adopt":
+            return self._adopt(client, number, request)
+        channel = Channel(client, number, self.loop)
+        if kind == "processes":
+            channel.say_done({"processes": self._processes()})
+        else:
+            channel.say_done(failure("unknown_op", "this guest does not know %r" % kind))
+        return channel
+
+    def _adopt(self, client: Client, number: int, request: Dict[str, Any]) -> Channel:
+        program = self._detached.pop(str(request["process"]), None)
+        if program is None:
+            raise StartError("not_found", "there is no detached process %s" % request["process"])
+        program.client, program.number = client, number
+        self.loop.later(0, lambda: program.resume({}))
+        return program
+
+    def _processes(self) -> List[Dict[str, Any]]:
+        channels = [c for client in self._clients.values() for c in client.channels.values()]
+        programs = [c for c in channels if isinstance(c, Program)] + list(self._detached.values())
+        return [
+            {
+                "id": p.id,
+                "pid": p.pid,
+                "argv": p.argv,
+                "running": p.alive,
+                "detached": p.id in self._detached,
+            }
+            for p in programs
+        ]
+
+    def _close(self, client: Client, channel: Channel, reset: bool) -> None:
+        client.channels.pop(channel.number, None)
+        channel.abort(reset)
+
+    # the end
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        for client in list(self._clients.values()):
+            if now > client.deadline:
+                self._leave(client, last=False)
+        busy = any(not c.passive for k in self._clients.values() for c in k.channels.values())
+        if busy or any(program.alive for program in self._detached.values()):
+            self._active = now
+        unheld = not self._clients and now > self._no_host_until
+        expired = now > self._started + float(self._settings.get("lifetime_s") or "inf")
+        idle = now > self._active + float(self._settings.get("idle_timeout_s") or "inf")
+        if unheld or expired or idle:
+            self.end()
+            return
+        self.loop.later(_TICK_S, self._tick)
+
+    def end(self) -> None:
+        """Kill all that was started, and end the sandbox."""
+        for client in list(self._clients.values()):
+            for channel in list(client.channels.values()):
+                self._close(client, channel, False)
+        for program in self._detached.values():
+            program.abort()
+        self._flush()
+        self._end_sandbox()
+        self.loop.stop()
+
+
+def _make_usable(path: str, uid: int) -> None:
+    """Make a directory that the user can write to, as far as the guest may."""
+    if os.path.isdir(path):
+        return
+    try:
+        os.makedirs(path)
+        if os.getuid() != uid:
+            os.chmod(path, 0o777)  # noqa: S103 - the guest may not give it away, only open it
+    except OSError:
+        return
+
+
+def end_machine() -> None:
+    """End the sandbox by ending its first process, where the backend lets us."""
+    try:
+        os.kill(1, signal.SIGTERM)
+    except OSError:
+        return

@@ -1,0 +1,225 @@
+"""Starting children as the right user: programs, and functions in a fork of the guest."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import termios
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+MARKER = "SANDBOXKIT_PROCESS"  # in the environment of all that a channel starts
+
+_ENDING = {signal.SIGTERM, signal.SIGINT}
+
+_CODES = {
+    errno.ENOENT: "not_found",
+    errno.ENOTDIR: "not_found",
+    errno.EACCES: "not_executable",
+    errno.ENOEXEC: "not_executable",
+    errno.E2BIG: "too_long",
+    errno.EAGAIN: "no_resources",
+    errno.ENOMEM: "no_resources",
+}
+
+
+class StartError(Exception):
+    """The child cannot be started; `code` is one of those of docs/protocol.md."""
+
+    def __init__(self, code: str, message: str, number: Optional[int] = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.number = code, message, number
+
+
+class User(NamedTuple):
+    uid: int
+    gid: int
+    groups: List[int]
+    name: str
+    home: str
+
+    @property
+    def is_me(self) -> bool:
+        return self.uid == os.getuid()
+
+
+def find_user(wanted: Optional[str], fallback_home: str) -> User:
+    """The user by name or number; a number need not be in the image's passwd.
+
+    Raises:
+        StartError: There is no such user, or the guest may not become it.
+    """
+    uid = os.getuid() if wanted is None else int(wanted) if wanted.isdigit() else None
+    try:
+        entry = pwd.getpwuid(uid) if uid is not None else pwd.getpwnam(str(wanted))
+    except KeyError:
+        if uid is None:
+            raise StartError("bad_user", "there is no user %r in the image" % wanted) from None
+        user = User(uid, uid, [uid], str(uid), fallback_home)
+    else:
+        groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+        home = entry.pw_dir if os.path.isdir(entry.pw_dir) else fallback_home
+        user = User(entry.pw_uid, entry.pw_gid, groups, entry.pw_name, home)
+    if os.getuid() != 0 and not user.is_me:
+        raise StartError("bad_user", "the guest may not start processes as user %s" % user.name)
+    return user
+
+
+class _Sacrifice:
+    """What is started in this block goes first when memory runs out, not the guest."""
+
+    def __init__(self) -> None:
+        try:
+            self._fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            self._fd = -1
+
+    def __enter__(self) -> None:
+        self._set(b"500")
+
+    def __exit__(self, *_: object) -> None:
+        self._set(b"0")
+
+    def _set(self, value: bytes) -> None:
+        if self._fd != -1:
+            try:
+                os.pwrite(self._fd, value, 0)
+            except OSError:
+                pass
+
+
+_sacrifice = _Sacrifice()
+
+
+class Streams(NamedTuple):
+    """What the child gets as 0, 1 and 2; DEVNULL is nothing."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+    tty: bool = False
+
+
+def program(user: User, streams: Streams, argv: List[str], env: Dict[str, str], cwd: str) -> int:
+    """Start a program in a session of its own.
+
+    Returns:
+        Its pid. The loop reaps it.
+
+    Raises:
+        StartError: It could not be started.
+    """
+    options: Dict[str, Any] = {}
+    if sys.version_info >= (3, 9):
+        options["umask"] = 0o022
+        if not user.is_me:
+            options.update(user=user.uid, group=user.gid, extra_groups=user.groups)
+        if streams.tty:
+            options["preexec_fn"] = _take_terminal
+    else:
+        options["preexec_fn"] = lambda: (_become(user), streams.tty and _take_terminal())
+    try:
+        with _sacrifice:
+            started = subprocess.Popen(
+                argv,
+                stdin=streams.stdin,
+                stdout=streams.stdout,
+                stderr=streams.stderr,
+                env=env,
+                cwd=cwd,
+                start_new_session=True,
+                close_fds=False,  # all of ours close by themselves on exec
+                **options,
+            )
+    except OSError as error:
+        raise _explained(error, argv[0], cwd) from error
+    except subprocess.SubprocessError as error:
+        raise StartError("failed", "cannot start %s: %s" % (argv[0], error)) from error
+    started.returncode = 0  # ours to reap, not Popen's
+    return started.pid
+
+
+def _explained(error: OSError, name: str, cwd: str) -> StartError:
+    if error.filename == cwd and cwd != name:
+        message = "cannot enter the directory %s: %s" % (cwd, error.strerror)
+        return StartError("bad_cwd", message, error.errno)
+    message = "cannot start %s: %s" % (name, error.strerror)
+    return StartError(_CODES.get(error.errno or 0, "failed"), message, error.errno)
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _become(user: User) -> None:
+    if not user.is_me:
+        os.setgroups(user.groups)
+        os.setgid(user.gid)
+        os.setuid(user.uid)
+
+
+def function(user: User, stdin: int, stdout: int, body: Callable[[int], None]) -> Tuple[int, int]:
+    """Run `body` in a fork of the guest, as `user`.
+
+    Args:
+        user: Who it runs as.
+        stdin: Its descriptor 0.
+        stdout: Its descriptor 1.
+        body: Gets the writing end of the status pipe.
+
+    Returns:
+        Its pid, and the reading end of its status pipe.
+
+    Raises:
+        StartError: There are not enough resources.
+    """
+    status_read, status_write = os.pipe2(os.O_CLOEXEC)
+    # Until it has handlers of its own, a signal would run the guest's in the child.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        with _sacrifice:
+            pid = os.fork()
+            if pid == 0:
+                _run(user, stdin, stdout, status_write, body)
+    except OSError as error:
+        os.close(status_read)
+        raise StartError("no_resources", "cannot fork: %s" % error.strerror, error.errno) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        os.close(status_write)
+    return pid, status_read
+
+
+def _leave(_number: int, _frame: object) -> None:
+    """Unwind, so that a file operation removes what it has half written."""
+    raise SystemExit
+
+
+def _run(user: User, stdin: int, stdout: int, status: int, body: Callable[[int], None]) -> None:
+    """The child's whole life: nothing may return into the parent's loop."""
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in _ENDING:
+            signal.signal(number, _leave)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        os.setsid()
+        os.dup2(stdin, 0)
+        os.dup2(stdout, 1)
+        # Pipes of other children, held open here, would keep their readers waiting.
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 2 and int(name) != status:
+                try:
+                    os.close(int(name))
+                except OSError:
+                    continue
+        os.umask(0o022)
+        _become(user)
+        body(status)
+        os._exit(0)
+    finally:
+        os._exit(1)

@@ -1,0 +1,45 @@
+"""Whose sandbox it is: labels that are set in the creating call itself."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import secrets
+import socket
+from datetime import UTC, datetime, timedelta
+from functools import cache
+
+from sandboxkit.spec import (
+    CREATED_LABEL,
+    EXPIRES_LABEL,
+    KEY_LABEL,
+    OWNER_LABEL,
+    SandboxSpec,
+)
+
+
+@cache
+def owner() -> str:
+    """Who creates sandboxes here: `SANDBOXKIT_OWNER`, or user and machine."""
+    given = os.environ.get("SANDBOXKIT_OWNER")
+    try:
+        name = given or f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):  # a user without a name
+        name = f"{os.getuid()}@{socket.gethostname()}"
+    return re.sub(r"[^A-Za-z0-9_.@-]", "-", name)[:63]
+
+
+def owned(spec: SandboxSpec) -> SandboxSpec:
+    """The spec with a fresh key and our labels added to the caller's."""
+    now = datetime.now(UTC)
+    labels = {
+        **spec.labels,
+        OWNER_LABEL: owner(),
+        KEY_LABEL: f"sandboxkit-{secrets.token_hex(6)}",
+        CREATED_LABEL: now.isoformat(timespec="seconds"),
+    }
+    if spec.lifetime_s is not None:
+        expires = now + timedelta(seconds=spec.lifetime_s)
+        labels[EXPIRES_LABEL] = expires.isoformat(timespec="seconds")
+    return spec.model_copy(update={"labels": labels})

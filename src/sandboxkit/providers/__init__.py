@@ -1,0 +1,1 @@
+"""The backends, what a backend must supply, and how one is found."""

@@ -1,0 +1,295 @@
+"""What a backend must supply: five verbs, and the truth about itself.
+
+`create`, `attach`, `list` on `SandboxProvider`; `spawn`, `destroy` on
+`SandboxHandle`. All else (processes with separate streams, signals, files, ports)
+is built by sandboxkit on `spawn` alone, the same for every backend.
+
+docs/write-a-provider.md walks through a whole one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import ClassVar, Literal, NamedTuple
+
+from sandboxkit.spec import Resources, SandboxSpec
+
+INTERFACE_VERSION = 1
+"""The version of this interface. A plugin written for another is refused by name."""
+
+Encoding = Literal["binary", "text_lines"]
+State = Literal["creating", "running", "paused", "stopped", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can really do. Each claim is tested by the conformance kit.
+
+    Attributes:
+        isolation: The wall around a sandbox: `none`, `process`, `container`,
+            `gvisor`, `microvm`.
+        limits: The fields of `Resources` that the backend enforces exactly.
+        limits_at_create: Those of which only `create` can know: it enforces, refuses
+            or reports them itself.
+        network: The network modes that it enforces.
+        runtimes: Whether `SandboxSpec.runtime` can be chosen.
+        images: Whether any image can be chosen.
+        lifetime: Whether the backend itself ends a sandbox after its life-time,
+            without anyone of ours alive.
+        artifacts: Whether it mounts `SandboxSpec.artifacts` itself. Where it does
+            not, sandboxkit uploads them through the channel.
+        guest_user: A user, other than the sandbox's own, that the guest can run as,
+            so that the agent cannot touch it; None where there is none.
+        pause: Whether `pause` and `resume` work.
+        snapshot: Whether `snapshot` works.
+        expose: Whether `expose` gives a public URL.
+        extend: Whether `extend` works.
+    """
+
+    isolation: Literal["none", "process", "container", "gvisor", "microvm"]
+    limits: frozenset[str] = frozenset()
+    limits_at_create: frozenset[str] = frozenset()
+    network: frozenset[str] = frozenset({"open"})
+    runtimes: bool = False
+    images: bool = False
+    lifetime: bool = False
+    artifacts: bool = False
+    guest_user: str | None = None
+    pause: bool = False
+    snapshot: bool = False
+    expose: bool = False
+    extend: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One program to start in a sandbox.
+
+    Attributes:
+        argv: The program and its arguments; never joined to a shell line.
+        env: Variables added to those of the sandbox.
+        cwd: The directory to start in; None is the backend's default.
+        user: Name or number; None is the sandbox's own user.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    cwd: str | None = None
+    user: str | None = None
+
+
+class Output(NamedTuple):
+    """A piece of what a program wrote: on file descriptor 1 or 2."""
+
+    fd: Literal[1, 2]
+    data: bytes
+
+
+class ByteChannel(ABC):
+    """The standard streams of one spawned program.
+
+    One task receives, others may send; `send` calls do not overlap. Bytes arrive
+    exactly and in order; with the encoding `text_lines` only ASCII lines ending in
+    a newline are sent, and lines are what must arrive whole.
+    """
+
+    encoding: Encoding = "binary"
+
+    @abstractmethod
+    async def send(self, data: bytes) -> None:
+        """Write all of `data` to the program's stdin; returns when it is on its way.
+
+        Raises:
+            ConnectionLostError: The program or the connection is gone.
+        """
+
+    @abstractmethod
+    async def send_eof(self) -> None:
+        """Close the program's stdin. A second call does nothing."""
+
+    @abstractmethod
+    async def receive(self) -> Output | None:
+        """The next piece of output, at most 1 MiB; None when both streams have ended.
+
+        The end of output says nothing about the program: ask `wait`. Cancelling
+        loses no byte: what had not been returned is returned by the next call.
+
+        Raises:
+            ConnectionLostError: The connection broke before the output ended.
+        """
+
+    @abstractmethod
+    async def wait(self) -> int | None:
+        """The exit code (a signal is its negative number), or None if it cannot be known."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Let go of the connection, within 5 s. The program is not promised to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that the backend does not do as the spec's default wishes.
+
+    Attributes:
+        field: The spec's field, such as `resources.disk_gib`.
+        wanted: The value in the spec.
+        applied: What holds instead.
+        reason: Why, in a sentence.
+    """
+
+    field: str
+    wanted: object
+    applied: object
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """What was really applied. None means: not limited, or not known."""
+
+    image: str | None = None
+    cpu: float | None = None
+    memory_gib: float | None = None
+    disk_gib: float | None = None
+    pids: int | None = None
+    network: str | None = None
+    user: str | None = None
+    workdir: str | None = None
+    runtime: str | None = None
+    isolation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxInfo:
+    """What is known of a sandbox.
+
+    Attributes:
+        id: The backend's id, for `attach`.
+        provider: The backend's name.
+        state: Its state when this was made.
+        labels: All labels, ours (`sandboxkit.*`) among them.
+        created_at: When it was created, aware, UTC; None where not known.
+        effective: What was really applied.
+        differences: Where that is not what the spec wished.
+        guest: Whether the guest serves it; False is the fallback for images
+            without Python; None before anyone has asked.
+    """
+
+    id: str
+    provider: str
+    state: State = "unknown"
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    created_at: datetime | None = None
+    effective: Effective = Effective()
+    differences: tuple[Difference, ...] = ()
+    guest: bool | None = None
+
+
+class SandboxHandle(ABC):
+    """One living sandbox, as the backend sees it.
+
+    Attributes:
+        info: What was applied at creation, or found by `attach`.
+    """
+
+    info: SandboxInfo
+
+    @abstractmethod
+    async def spawn(self, command: Command) -> ByteChannel:
+        """Start one program, with its standard streams connected.
+
+        Raises:
+            SandboxDiedError: The sandbox has ended.
+            ProviderUnavailableError: The backend does not answer.
+            ExecStartError: The program could not be started.
+        """
+
+    @abstractmethod
+    async def destroy(self) -> None:
+        """End the sandbox and remove all that belongs to it.
+
+        Idempotent, also when called twice at once: gone already is success.
+        Called shielded from cancellation, with a deadline.
+        """
+
+
+class SandboxProvider(ABC):
+    """A backend.
+
+    Attributes:
+        name: The name it is chosen by.
+        interface_version: The `INTERFACE_VERSION` it was written for: a literal
+            number, so that a later sandboxkit can tell.
+        install_hint: What to install when its package is missing.
+    """
+
+    name: ClassVar[str]
+    interface_version: ClassVar[int]
+    install_hint: ClassVar[str] = ""
+
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What the backend can do; needs no connection and no vendor package."""
+
+    async def prepare(self, spec: SandboxSpec) -> None:  # noqa: ARG002
+        """Make ready what `create` needs and what may take long: images, volumes.
+
+        Called before `create`, and may be cancelled at any time. Does nothing unless
+        overridden. Raises as `create` does.
+        """
+        return
+
+    @abstractmethod
+    async def create(self, spec: SandboxSpec) -> SandboxHandle:
+        """Create a sandbox, with all of `spec.labels` set in the creating call itself.
+
+        `spec.key` is unique for this sandbox and chosen before the call: name the
+        sandbox by it, so that a create whose answer was lost can be found.
+        sandboxkit has checked the spec against `capabilities`; what only the
+        backend can know is checked here, before anything is created. Called
+        shielded from cancellation. A failed create leaves nothing behind.
+
+        Raises:
+            UnsupportedError: The spec asks for what cannot be enforced here.
+            ImageError: The image does not exist, or cannot be had.
+            AuthenticationError: The backend refuses the credentials.
+            ProviderUnavailableError: The backend does not answer.
+            CapacityError: The backend has no room.
+        """
+
+    @abstractmethod
+    async def attach(self, sandbox_id: str) -> SandboxHandle:
+        """Take up a living sandbox that sandboxkit created, in whichever process.
+
+        Raises:
+            SandboxNotFoundError: There is none of this id, or it is not ours.
+        """
+
+    @abstractmethod
+    def list(self, labels: Mapping[str, str]) -> AsyncIterator[SandboxInfo]:
+        """All sandboxes of sandboxkit that carry all of `labels`, stopped ones too."""
+
+    async def aclose(self) -> None:
+        """Let go of connections. Sandboxes live on."""
+        return
+
+
+__all__ = [
+    "INTERFACE_VERSION",
+    "ByteChannel",
+    "Capabilities",
+    "Command",
+    "Difference",
+    "Effective",
+    "Encoding",
+    "Output",
+    "Resources",
+    "SandboxHandle",
+    "SandboxInfo",
+    "SandboxProvider",
+    "State",
+]

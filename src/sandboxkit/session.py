@@ -1,0 +1,295 @@
+"""A session: a sandbox, an agent in it, and their history."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID, uuid4
+
+from sandboxkit.agents.base import Agent, Conversation, RunResult, Usage
+from sandboxkit.agents.events import Finished
+from sandboxkit.agents.registry import agents
+from sandboxkit.agents.stream import EventStream, Turn
+from sandboxkit.concurrency import run_to_end
+from sandboxkit.errors import AgentError, InvalidSpecError, SandboxClosedError
+from sandboxkit.sandbox import Sandbox
+from sandboxkit.spec import SandboxSpec
+
+if TYPE_CHECKING:
+    from sandboxkit.progress import Listener
+    from sandboxkit.providers.base import SandboxProvider
+
+_CLOSE_S = 180.0
+
+
+class Session:
+    """An agent in a sandbox of its own, for an `async with` block.
+
+    ```python
+    async with Session("docker") as session:
+        result = await session.run("Make the tests in /work pass")
+    ```
+
+    Entering creates the sandbox and starts the agent; leaving ends both. One prompt runs
+    at a time. An agent that dies fails its prompt; the next prompt starts it again, and it
+    takes up the conversation where it was.
+
+    Args:
+        provider: The backend, by name or as an object; or a `Sandbox` of the caller's,
+            which has what the agent needs and is not destroyed at the end.
+        agent: The agent, by name or as an object such as `ClaudeCode(options)`.
+        spec: What the sandbox shall be.
+        id: The id of the conversation, a UUID; None makes one.
+        resume: The id of an earlier conversation to take up. It must be in the sandbox, or
+            in a store that the agent was given (`ClaudeAgentOptions.session_store`).
+        on_progress: Called with each step of a slow creation.
+        **spec_fields: Single fields of the spec, as for `Sandbox.create`.
+
+    Attributes:
+        id: The id of the conversation.
+        usage: The tokens of all finished runs.
+        cost_usd: Their cost as the agent reports it; None where it reports none.
+        create_s: Seconds that the creation of the sandbox took; 0 for one of the caller's.
+        connect_s: Seconds that the start of the agent took.
+        close_s: Seconds that the closing took; 0 before it.
+
+    Raises:
+        InvalidSpecError: An id is not a UUID.
+    """
+
+    def __init__(
+        self,
+        provider: str | SandboxProvider | Sandbox,
+        *,
+        agent: str | Agent = "claude-code",
+        spec: SandboxSpec | None = None,
+        id: str | None = None,  # noqa: A002 - the word of the whole API
+        resume: str | None = None,
+        on_progress: Listener | None = None,
+        **spec_fields: Any,
+    ) -> None:
+        if id is not None and resume is not None:
+            raise InvalidSpecError("give either id, for a new conversation, or resume; not both")
+        if isinstance(provider, Sandbox) and (spec is not None or spec_fields):
+            raise InvalidSpecError(
+                "a Sandbox was given: it is as it is, and cannot take a spec or its fields"
+            )
+        self._provider = provider
+        self._chosen_agent = agent
+        self._spec = spec
+        self._spec_fields = spec_fields
+        self._on_progress = on_progress
+        self.id = _uuid(id or resume or str(uuid4()))
+        self._begun = resume is not None  # whether there is a conversation that must be found
+        self._starts = 0
+        self._agent: Agent | None = None
+        self._sandbox: Sandbox | None = None
+        self._conversation: Conversation | None = None
+        self._turn: Turn | None = None
+        self._closed = False
+        self.usage = Usage()
+        self.cost_usd: float | None = None
+        self.create_s = self.connect_s = self.close_s = 0.0
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self._sandbox else "not entered"
+        return f"<Session {self.id} {state}>"
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The session's sandbox.
+
+        Raises:
+            SandboxClosedError: The session is not open.
+        """
+        if self._sandbox is None or self._closed:
+            raise self._not_open()
+        return self._sandbox
+
+    @property
+    def conversation(self) -> Conversation:
+        """The running agent, for what only this kind of agent can do.
+
+        Raises:
+            SandboxClosedError: The session is not open.
+            AgentError: The agent has died; the next prompt starts it again.
+        """
+        if self._sandbox is None or self._closed:
+            raise self._not_open()
+        if self._conversation is None:
+            raise AgentError("The agent does not run; the next prompt starts it again.")
+        return self._conversation
+
+    # the start
+
+    async def __aenter__(self) -> Self:
+        """Create the sandbox and start the agent. What fails leaves nothing behind.
+
+        Raises:
+            SandboxError: See `Sandbox.create`, and `Agent.prepare` and `Agent.start`.
+        """
+        if self._sandbox is not None or self._closed:
+            raise SandboxClosedError("A session can be entered once; make a new one.")
+        chosen = self._chosen_agent
+        self._agent = agents.make(chosen) if isinstance(chosen, str) else chosen
+        began = time.monotonic()
+        if isinstance(self._provider, Sandbox):
+            self._sandbox = self._provider
+        else:
+            spec = SandboxSpec.build(self._spec, **self._spec_fields)
+            spec = await self._agent.prepare(spec)
+            began = time.monotonic()
+            self._sandbox = await Sandbox.create(
+                self._provider, spec=spec, on_progress=self._on_progress
+            )
+            self.create_s = time.monotonic() - began
+        try:
+            await self._connected()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def _connected(self) -> Conversation:
+        """The running agent, started if it does not run."""
+        if self._conversation is None:
+            if self._agent is None:
+                raise self._not_open()
+            began = time.monotonic()
+            self._conversation = await self._start(self._agent)
+            self._starts += 1
+            self.connect_s = time.monotonic() - began
+        return self._conversation
+
+    async def _start(self, agent: Agent) -> Conversation:
+        if self._starts == 0 or self._begun:
+            return await agent.start(self.sandbox, session_id=self.id, resume=self._begun)
+        try:  # the agent died in its first prompt, perhaps before it had kept anything of it
+            return await agent.start(self.sandbox, session_id=self.id, resume=True)
+        except AgentError as error:
+            if error.code != "no_conversation":
+                raise
+            return await agent.start(self.sandbox, session_id=self.id, resume=False)
+
+    # prompts
+
+    async def run(self, prompt: str) -> RunResult:
+        """Give the agent a prompt, and wait for its result.
+
+        Cancelling it interrupts the agent; the session can be used on.
+
+        Raises:
+            AgentError: The agent died (see `code`), or another prompt is running (`busy`).
+            SandboxError: The sandbox failed.
+        """
+        result: RunResult | None = None
+        async with self.stream(prompt) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    result = event.result
+        if result is None:
+            raise self._not_open()
+        return result
+
+    def stream(self, prompt: str) -> EventStream:
+        """Give the agent a prompt, and follow what happens: `async for event in ...`.
+
+        Raises what `run` raises, from the iteration.
+        """
+        if not prompt.strip():
+            raise InvalidSpecError("the prompt is empty")
+        return EventStream(Turn(self, prompt))
+
+    async def interrupt(self) -> None:
+        """Stop what the agent is doing; its `run` or `stream` ends with a result.
+
+        Does nothing where no prompt is running.
+
+        Raises:
+            SandboxClosedError: The session is not open.
+        """
+        if self._sandbox is None or self._closed:
+            raise self._not_open()
+        if self._turn is not None and self._conversation is not None:
+            await self._conversation.interrupt()
+
+    # what a turn asks of its session
+
+    async def begin(self, turn: Turn) -> Conversation:
+        """See `sandboxkit.agents.stream.Owner`."""
+        before = self._turn
+        if before is not None and not before.left:
+            raise AgentError(
+                "This session is running another prompt. Wait for its result, interrupt() it, or "
+                "aclose() its stream; what shall run beside it needs a session of its own.",
+                code="busy",
+            )
+        self._turn = turn
+        if before is not None:
+            await before.leave()
+        return await self._connected()
+
+    def finished(self, turn: Turn, result: RunResult | None) -> None:
+        """See `sandboxkit.agents.stream.Owner`."""
+        if self._turn is turn:
+            self._turn = None
+        if result is not None:
+            self._begun = True
+            self.id = result.session_id
+            self.usage += result.usage
+            if result.cost_usd is not None:
+                self.cost_usd = (self.cost_usd or 0.0) + result.cost_usd
+
+    async def discard(self, conversation: Conversation) -> None:
+        """See `sandboxkit.agents.stream.Owner`."""
+        if self._conversation is conversation:
+            self._conversation = None
+        await conversation.aclose()
+
+    # the end
+
+    async def aclose(self) -> None:
+        """End the agent, and the sandbox that was made for it. Idempotent.
+
+        A running prompt fails. Cancellation waits until all is done.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        began = time.monotonic()
+        await run_to_end(self._close(), deadline_s=_CLOSE_S)
+        self.close_s = time.monotonic() - began
+
+    async def _close(self) -> None:
+        conversation, self._conversation = self._conversation, None
+        owned = self._sandbox is not None and self._sandbox is not self._provider
+        try:
+            if conversation is not None:
+                with contextlib.suppress(Exception):
+                    await conversation.aclose()
+        finally:
+            if owned and self._sandbox is not None:
+                await self._sandbox.aclose()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def _not_open(self) -> SandboxClosedError:
+        state = "has been closed" if self._closed else "is not open: use `async with Session(...)`"
+        return SandboxClosedError(f"The session {state}.")
+
+
+def _uuid(value: str) -> str:
+    try:
+        return str(UUID(value))
+    except ValueError:
+        raise InvalidSpecError(
+            f"{value!r} is not the id of a conversation: it must be a UUID"
+        ) from None

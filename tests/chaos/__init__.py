@@ -1,0 +1,1 @@
+"""What must survive: killed hosts, cut connections, cancellation at any moment."""

@@ -1,0 +1,1 @@
+"""What `Sandbox` does beyond the conformance kit."""
