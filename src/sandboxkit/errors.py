@@ -55,13 +55,17 @@ class SandboxError(Exception):
         return f"{self.message} [{place}]" if place else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self.__dict__.copy())
+        state = self.__dict__.copy()
+        if isinstance(self, OSError):
+            state["errno"] = self.errno  # kept outside of __dict__
+        return _rebuild, (type(self), self.message, state)
 
 
 def _rebuild(cls: type[SandboxError], message: str, state: dict[str, Any]) -> SandboxError:
     error = cls.__new__(cls, message)
     Exception.__init__(error, message)
-    error.__dict__.update(state)
+    for name, value in state.items():
+        setattr(error, name, value)
     return error
 
 

@@ -2,62 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Awaitable, Generator, Mapping, Sequence
-from dataclasses import replace
-from types import TracebackType
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import anyio
 
 from sandboxkit.admission import admit
 from sandboxkit.channel.client import GuestClient
-from sandboxkit.channel.fallback import NO_GUEST, Fallback, FallbackFiles, refuse
+from sandboxkit.channel.fallback import Fallback, FallbackFiles, refuse
 from sandboxkit.channel.files import Files
-from sandboxkit.channel.greeting import NoGuestError
 from sandboxkit.channel.process import PIPE, ExecResult, Process, execute, request_for
 from sandboxkit.channel.tunnels import Ports
-from sandboxkit.concurrency import obtain, run_to_end
-from sandboxkit.errors import InvalidSpecError, OperationTimeoutError, SandboxClosedError
+from sandboxkit.concurrency import run_to_end
+from sandboxkit.errors import InvalidSpecError, SandboxClosedError
 from sandboxkit.guest import wire
+from sandboxkit.lifecycle import (
+    DESTROY_S,
+    Opening,
+    check_without_guest,
+    choose,
+    close,
+    connect,
+    described,
+    finish,
+    made,
+)
 from sandboxkit.ownership import owned
 from sandboxkit.progress import Listener, Progress, listening, report
-from sandboxkit.providers.base import Capabilities, Difference, SandboxHandle, SandboxInfo, SandboxProvider
-from sandboxkit.providers.registry import providers
-from sandboxkit.spec import KEY_LABEL, Artifact, SandboxSpec
+from sandboxkit.providers.base import SandboxHandle, SandboxInfo, SandboxProvider
+from sandboxkit.spec import Artifact, SandboxSpec
 
 OUTPUT_LIMIT = 10 * 1024 * 1024
 """Bytes of each stream that `exec` keeps by default: the head and the tail."""
 
-_CREATE_S = 120.0
-_DESTROY_S = 60.0
 _TERMINAL = (24, 80)
-
-T = TypeVar("T", bound="Sandbox")
-
-
-class Opening(Generic[T]):
-    """What `create` and `attach` return: await it, or use it as `async with`."""
-
-    def __init__(self, opening: Awaitable[T]) -> None:
-        self._opening = opening
-        self._opened: T | None = None
-
-    def __await__(self) -> Generator[Any, None, T]:
-        return self._opening.__await__()
-
-    async def __aenter__(self) -> T:
-        self._opened = await self._opening
-        return self._opened
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._opened is not None:
-            await self._opened.aclose()
 
 
 class Sandbox:
@@ -153,46 +133,34 @@ class Sandbox:
         fields: Mapping[str, Any],
     ) -> Sandbox:
         spec = SandboxSpec.build(base, **fields)
-        provider, owns = _provider(chosen)
-        try:
+        async with contextlib.AsyncExitStack() as undo:
+            provider, owns = choose(chosen, undo)
             can = provider.capabilities()
             differences = admit(spec, can, provider.name)
             spec = owned(spec)
             with listening(on_progress):
                 await provider.prepare(spec)
-                handle = await _made(provider, spec)
-                try:
-                    settings = _settings(spec, handle.info)
-                    channel = await _connect(handle, can.guest_user, spec, settings)
-                    if isinstance(channel, Fallback):
-                        _check_without_guest(spec, can)
-                    info = _described(handle.info, channel, differences)
-                    sandbox = cls(provider, handle, channel, info, created=True, owns_provider=owns)
-                    if spec.artifacts and not can.artifacts:
-                        await sandbox._upload_artifacts(spec.artifacts, can.guest_user)
-                except BaseException:
-                    await run_to_end(handle.destroy(), deadline_s=_DESTROY_S)
-                    raise
-        except BaseException:
-            if owns:
-                await provider.aclose()
-            raise
+                handle = await made(provider, spec)
+                undo.push_async_callback(finish, handle.destroy)
+                channel = await connect(handle, can.guest_user, spec, undo)
+                if isinstance(channel, Fallback):
+                    check_without_guest(spec, can)
+                info = described(handle.info, channel, differences)
+                sandbox = cls(provider, handle, channel, info, created=True, owns_provider=owns)
+                if spec.artifacts and not can.artifacts:
+                    await sandbox._upload_artifacts(spec.artifacts, can.guest_user)
+            undo.pop_all()
         return sandbox
 
     @classmethod
     async def _attach(cls, chosen: str | SandboxProvider, sandbox_id: str) -> Sandbox:
-        provider, owns = _provider(chosen)
-        try:
+        async with contextlib.AsyncExitStack() as undo:
+            provider, owns = choose(chosen, undo)
             handle = await provider.attach(sandbox_id)
-            spec = SandboxSpec()
-            channel = await _connect(
-                handle, provider.capabilities().guest_user, spec, _settings(spec, handle.info)
-            )
-        except BaseException:
-            if owns:
-                await provider.aclose()
-            raise
-        info = _described(handle.info, channel, ())
+            user = provider.capabilities().guest_user
+            channel = await connect(handle, user, SandboxSpec(), undo)
+            undo.pop_all()
+        info = described(handle.info, channel, ())
         return cls(provider, handle, channel, info, created=False, owns_provider=owns)
 
     @property
@@ -352,7 +320,7 @@ class Sandbox:
         if self._closed:
             return
         self._closed = True
-        await run_to_end(self._destroy(), deadline_s=_DESTROY_S)
+        await run_to_end(self._destroy(), deadline_s=DESTROY_S)
 
     async def aclose(self) -> None:
         """Destroy the sandbox if it was created here; let go of it if it was attached."""
@@ -363,7 +331,7 @@ class Sandbox:
 
     async def _destroy(self) -> None:
         try:
-            await self._close_channel(say_bye=False, keep_s=None)
+            await close(self._channel, say_bye=False, keep_s=None)
             await self._handle.destroy()
         finally:
             if self._owns_provider:
@@ -375,15 +343,10 @@ class Sandbox:
         if keep_s is not None:
             self._client()
         self._closed = True
-        await run_to_end(self._close_channel(say_bye=True, keep_s=keep_s), deadline_s=_DESTROY_S)
+        leaving = close(self._channel, say_bye=True, keep_s=keep_s)
+        await run_to_end(leaving, deadline_s=DESTROY_S)
         if self._owns_provider:
             await self._provider.aclose()
-
-    async def _close_channel(self, *, say_bye: bool, keep_s: float | None) -> None:
-        if isinstance(self._channel, Fallback):
-            await self._channel.aclose()
-        else:
-            await self._channel.aclose(say_bye=say_bye, keep_s=keep_s)
 
     def _open_channel(self) -> GuestClient | Fallback:
         if self._closed:
@@ -415,69 +378,3 @@ class _Executor:
 
     async def __call__(self, request: Mapping[str, Any], **options: Any) -> ExecResult:
         return await execute(self._client, request, **options)
-
-
-def _provider(chosen: str | SandboxProvider) -> tuple[SandboxProvider, bool]:
-    if isinstance(chosen, str):
-        return providers.make(chosen), True
-    return chosen, False
-
-
-async def _made(provider: SandboxProvider, spec: SandboxSpec) -> SandboxHandle:
-    """Create; what a lost or late answer may have left is looked for and removed."""
-    try:
-        return await obtain(
-            provider.create(spec), release=lambda handle: handle.destroy(), deadline_s=_CREATE_S
-        )
-    except TimeoutError as error:
-        await run_to_end(_remove(provider, spec.key), deadline_s=_DESTROY_S)
-        raise OperationTimeoutError(
-            f"the backend did not create the sandbox within {_CREATE_S:g} s",
-            op="create",
-            provider=provider.name,
-            retryable=True,
-        ) from error
-
-
-async def _remove(provider: SandboxProvider, key: str) -> None:
-    async for info in provider.list({KEY_LABEL: key}):
-        await (await provider.attach(info.id)).destroy()
-
-
-async def _connect(
-    handle: SandboxHandle, user: str | None, spec: SandboxSpec, settings: Mapping[str, Any]
-) -> GuestClient | Fallback:
-    client = GuestClient(handle, user=user, lease_s=spec.lease_s, settings=settings)
-    try:
-        await client.open()
-    except NoGuestError as error:
-        return Fallback(handle, error.stream, spec.env, spec.workdir)
-    return client
-
-
-def _check_without_guest(spec: SandboxSpec, can: Capabilities) -> None:
-    for field in ("lease_s", "idle_timeout_s", "lifetime_s"):
-        enforced = field == "lifetime_s" and can.lifetime
-        if spec.strict and spec.demands(field) and not enforced:
-            refuse(f"{field}={getattr(spec, field)!r}")
-
-
-def _described(
-    info: SandboxInfo, channel: GuestClient | Fallback, differences: tuple[Difference, ...]
-) -> SandboxInfo:
-    guest = isinstance(channel, GuestClient)
-    if not guest:
-        differences = (*differences, *NO_GUEST)
-    return replace(
-        info, state="running", guest=guest, differences=(*info.differences, *differences)
-    )
-
-
-def _settings(spec: SandboxSpec, info: SandboxInfo) -> dict[str, Any]:
-    return {
-        "user": spec.user or info.effective.user,
-        "workdir": info.effective.workdir or spec.workdir,
-        "env": dict(spec.env),
-        "lifetime_s": spec.lifetime_s,
-        "idle_timeout_s": spec.idle_timeout_s,
-    }

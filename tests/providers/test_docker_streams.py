@@ -156,6 +156,28 @@ async def test_frames_may_be_cut_anywhere() -> None:
     assert frames.inside
 
 
+async def test_a_stream_that_ends_within_a_frame_was_cut(tmp_path: Path) -> None:
+    async def say_half(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frame(1, b"whole") + frame(1, b"half")[:-2])
+        writer.close()
+
+    async def ended() -> Outcome:
+        return Outcome("ended", 0)
+
+    path = tmp_path / "engine.sock"
+    async with await asyncio.start_unix_server(say_half, path):
+        channel = HijackedChannel(await anyio.connect_unix(path), b"", ended, "some-id")
+        received = b""
+        while len(received) < len(b"wholeha"):
+            output = await channel.receive()
+            assert output is not None
+            received += output.data
+        with pytest.raises(ConnectionLostError, match="middle of its output"):
+            await channel.receive()
+        assert received == b"wholeha"
+        await channel.aclose()
+
+
 @pytest.mark.parametrize(
     "wrong", [b"HTTP/1.1 500 x", b"\x01\x01\0\0\0\0\0\x01a", frame(3, b"oops")]
 )

@@ -18,7 +18,7 @@ from sandboxkit.cli.demo_script import FILES, PROMPT, REPORT, script
 from sandboxkit.cli.outcome import FAILED
 from sandboxkit.cli.setup import bring_engine_up
 from sandboxkit.cli.summary import Phases, print_summary
-from sandboxkit.cli.terminal import complain, make_console, styled
+from sandboxkit.cli.terminal import complain, make_console, plain, styled
 from sandboxkit.cli.work import give, watched_session
 from sandboxkit.errors import PathNotFoundError
 from sandboxkit.spec import SandboxSpec
@@ -117,8 +117,8 @@ async def _directory(wanted: Path | None) -> Path:
 async def _show(console: Console, report: Path) -> None:
     content = await anyio.Path(report).read_text(encoding="utf-8", errors="replace")
     console.print()
-    console.print(styled("The agent wrote this file in the sandbox; downloaded to ", "bold"), end="")
-    console.print(styled(report, "bold cyan"), soft_wrap=True)
+    line = styled("The agent wrote this file in the sandbox; downloaded to ", "bold")
+    console.print(line.append(plain(str(report)), "bold cyan"), soft_wrap=True)
     console.print()
     for line in content.rstrip("\n").split("\n"):
         console.print(styled(f"  {line}"), soft_wrap=True)

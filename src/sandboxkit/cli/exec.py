@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from sandboxkit.channel.process import PIPE
 from sandboxkit.cli.steps import Steps
@@ -62,19 +62,104 @@ async def execute(
 
 
 async def _streamed(process: Process, *, has_input: bool) -> int:
-    feeding = asyncio.ensure_future(_feed(process)) if has_input else None
     copies = [_Copy(process.stdout, _STDOUT), _Copy(process.stderr, _STDERR)]
+    ended = asyncio.ensure_future(process.wait())
+    feeding = asyncio.ensure_future(_feed(process)) if has_input else None
+    running = {ended, *(copy.task for copy in copies)}
     try:
-        ended = asyncio.ensure_future(process.wait())
-        tasks = {copy.task for copy in copies}
-        broken = [copy.broken for copy in copies]
-        await asyncio.wait({ended, *broken}, return_when=asyncio.FIRST_COMPLETED)
-        if not ended.done():
-            await cancel_and_wait(ended)
-            return _BROKEN_PIPE
-        code = ended.result()
-        while not all(task.done() for task in tasks) and any(copy.moved() for copy in copies):
-            await asyncio.wait(tasks, timeout=_QUIET_S)
-        return code if code >= 0 else 128 - code
+        while not ended.done() or any(copy.at_work() for copy in copies):
+            done, running = await asyncio.wait(
+                running,
+                timeout=_QUIET_S if ended.done() else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for task in done:
+                task.result()
+        return _as_shell(ended.result())
+    except BrokenPipeError:  # whoever read our output has left
+        return _BROKEN_PIPE
     finally:
-        await cancel_and_wait(feeding, *(copy.task for copy in copies))
+        await cancel_and_wait(feeding, *running)
+
+
+class _Copy:
+    """Copies a stream to a file descriptor of ours, as fast as that is read."""
+
+    def __init__(self, stream: OutputStream, fd: int) -> None:
+        self._stream, self._fd = stream, fd
+        self._bytes = self._bytes_before = 0
+        self._writing = False
+        self.task: asyncio.Task[object] = asyncio.ensure_future(self._copy())
+
+    async def _copy(self) -> None:
+        async for chunk in self._stream:
+            self._writing = True
+            await _apart(_write_all, self._fd, chunk)
+            self._writing = False
+            self._bytes += len(chunk)
+
+    def at_work(self) -> bool:
+        """Whether it has copied something since it was last asked, or still does."""
+        moved, self._bytes_before = self._bytes > self._bytes_before, self._bytes
+        return not self.task.done() and (moved or self._writing)
+
+
+async def _feed(process: Process) -> None:
+    while chunk := await _apart(os.read, _STDIN, _BLOCK):
+        await process.stdin.write(chunk)
+    await process.stdin.close()
+
+
+async def _whole(
+    sandbox: Sandbox,
+    argv: Sequence[str],
+    cwd: str | None,
+    env: Mapping[str, str],
+    user: str | None,
+    *,
+    has_input: bool,
+) -> int:
+    """Without the guest, output comes at the end."""
+    given = bytearray()
+    while has_input and (chunk := await _apart(os.read, _STDIN, _BLOCK)):
+        given += chunk
+    done = await sandbox.exec(argv, cwd=cwd, env=env, user=user, stdin=bytes(given))
+    await _apart(_write_all, _STDOUT, done.stdout)
+    await _apart(_write_all, _STDERR, done.stderr)
+    return _as_shell(done.exit_code)
+
+
+def _as_shell(exit_code: int) -> int:
+    return exit_code if exit_code >= 0 else 128 - exit_code
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+async def _apart(function: Callable[..., T], *arguments: object) -> T:
+    """Run what may block for ever in a thread that the end of the program does not wait for."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast("T", result))
+
+    def work() -> None:
+        result, failure = None, None
+        try:
+            result = function(*arguments)
+        except OSError as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is gone
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=work, daemon=True).start()
+    return await future

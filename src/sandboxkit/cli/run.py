@@ -54,7 +54,7 @@ async def run(
     from sandboxkit.agents.claude_code import ClaudeCode
     from sandboxkit.agents.claude_code.agent import default_options
 
-    if transfers.upload is not None and not transfers.upload.exists():  # noqa: ASYNC240
+    if transfers.upload is not None and not transfers.upload.exists():
         raise InvalidSpecError(f"--upload: there is nothing at {str(transfers.upload)!r}")
     on_terminal = sys.stdout.isatty()
     console = make_console(stderr=not on_terminal)
@@ -79,7 +79,7 @@ async def run(
 
 
 async def _upload(sandbox: Sandbox, local: Path) -> None:
-    is_file = local.is_file()  # noqa: ASYNC240
+    is_file = local.is_file()
     await sandbox.files.upload(local, local.name if is_file else sandbox.workdir)
 
 

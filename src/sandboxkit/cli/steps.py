@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -82,7 +82,7 @@ class Steps:
             self._bars.remove_task(self._open.pop(name)[0])
 
     @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[None]:
+    def step(self, name: str) -> Generator[None]:
         """A step of our own; what was being done in it is forgotten at its end."""
         self(Progress(name))
         yield

@@ -24,9 +24,9 @@ _ETC = (
     *("localtime", "nsswitch.conf", "os-release", "protocols", "resolv.conf", "services", "ssl"),
 )
 # Left to itself, it outlives this host until the guest ends, and cleans up after it.
-_SUPERVISE = f'("$@" 3>&2; {REMOVE}) <&0 &'
+_SUPERVISE = f'exec 4<&0; ("$@" 3>&2 <&4 4<&-; {REMOVE}) &'
 _SAY_READY = f'echo {READY.decode().strip()} >&2; exec "$@"'
-_START = f'cd -- "$0" && command -v -- "$1" >/dev/null && {_SAY_READY}'
+_START = f'cd -- "$0" && command -v -- "$1" >/dev/null && {{ {_SAY_READY}; }}'
 _ENTER = {"mnt": "-m", "pid": "-p", "net": "-n", "ipc": "-i", "uts": "-u"}
 
 # As root, the sandbox's user is truly another one, not root by another name: to the
@@ -37,8 +37,11 @@ _USER = (
     if _ROOT
     else ("--unshare-user", "--disable-userns", "--uid", str(UID), "--gid", str(UID))
 )
-_BECOME = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups") if _ROOT else ()
-_DROP = (*(_BECOME or ("setpriv",)), "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
+_BECOME = (
+    *("setpriv", "--no-new-privs"),
+    *((f"--reuid={UID}", f"--regid={UID}", "--clear-groups") if _ROOT else ()),
+    *(("--bounding-set=-all", "--inh-caps=-all") if _ROOT else ()),
+)
 
 
 def program(name: str) -> str:
@@ -73,6 +76,8 @@ def _walls(spec: SandboxSpec, place: Place) -> Iterator[str]:
             yield from ("--symlink", str(path.readlink()), str(path))
         else:
             yield from ("--ro-bind-try", str(path), str(path))
+    for directory in _parents("/etc/passwd", *(artifact.target for artifact in spec.artifacts)):
+        yield from ("--perms", "0755", "--dir", directory)  # bubblewrap's own are for root alone
     for name in _ETC:
         yield from ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}")
     for name in ("passwd", "group"):
@@ -87,9 +92,13 @@ def _walls(spec: SandboxSpec, place: Place) -> Iterator[str]:
         yield from ("--remount-ro", path)
 
 
+def _parents(*paths: str) -> list[str]:
+    return sorted({str(above) for path in paths for above in Path(path).parents} - {"/"})
+
+
 def entering(namespaces: Mapping[str, int], command: Command, workdir: str) -> list[str]:
     """The command line that starts a program in a sandbox that lives."""
     flags = [flag for name, flag in _ENTER.items() if f"{name}-namespace" in namespaces]
     user = () if _ROOT else ("-U", "--preserve-credentials")
     enter = [program("nsenter"), "-t", str(namespaces["child-pid"]), *user, *flags, "--"]
-    return [*enter, *_DROP, "/bin/sh", "-c", _START, command.cwd or workdir, *command.argv]
+    return [*enter, *_BECOME, "/bin/sh", "-c", _START, command.cwd or workdir, *command.argv]

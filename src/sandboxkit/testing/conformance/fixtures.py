@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from pathlib import Path
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import anyio
@@ -15,7 +14,6 @@ import pytest_asyncio
 from sandboxkit.errors import SandboxError
 from sandboxkit.providers.base import Encoding, SandboxInfo, SandboxProvider
 from sandboxkit.sandbox import Sandbox
-from sandboxkit.spec import KEY_LABEL
 from sandboxkit.testing.conformance.wires import WiredProvider
 
 LABEL = "conformance"
@@ -65,7 +63,6 @@ class Shelf:
     """What the tests of a module share: one sandbox, made when it is first needed."""
 
     def __init__(self) -> None:
-        self.providers: list[WiredProvider] = []
         self._making: Making | None = None
         self._sandbox: Sandbox | None = None
 
@@ -81,6 +78,10 @@ class Shelf:
     def holds(self, provider: SandboxProvider) -> bool:
         """Whether the shared sandbox was made by this provider object."""
         return self._making is not None and self._making.wired.inner is provider
+
+    def foreign(self) -> list[bytes]:
+        """See `WiredProvider.foreign`."""
+        return self._making.wired.foreign() if self._making is not None else []
 
     async def clear(self) -> None:
         """End the shared sandbox, and let go of its provider."""
@@ -142,7 +143,7 @@ async def wired(
     yield under_test
     if not shelf.holds(provider):
         await under_test.aclose()
-    foreign = [data for line in under_test.lines for data in line.foreign]
+    foreign = under_test.foreign() + shelf.foreign()
     assert not foreign, f"more than lines of ASCII has crossed a connection of text: {foreign}"
 
 
@@ -168,15 +169,6 @@ async def folder(sandbox: Sandbox) -> str:
     return path
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    """An empty directory on this machine."""
-    return tmp_path
-
-
-Create = Making
-Cleanup = Callable[[], Coroutine[Any, Any, None]]
-
 __all__ = [
     "create",
     "encoding",
@@ -188,4 +180,3 @@ __all__ = [
     "spec_fields",
     "wired",
 ]
-_ = KEY_LABEL

@@ -80,10 +80,13 @@ class WiredProvider(SandboxProvider):
         """The connections into a sandbox that was made or attached through this object."""
         return self._lines.setdefault(sandbox_id, Line())
 
-    @property
-    def lines(self) -> list[Line]:
-        """All of them."""
-        return list(self._lines.values())
+    def foreign(self) -> list[bytes]:
+        """What has crossed a connection of text and should not have, since the last look."""
+        found: list[bytes] = []
+        for line in self._lines.values():
+            found += line.foreign
+            line.foreign.clear()
+        return found
 
     def capabilities(self) -> Capabilities:
         """Those of the provider under test, as is everything below."""

@@ -1,0 +1,188 @@
+"""The commands and their options; each command's work is in a module of its own.
+
+Those are imported when they run, so that `sandboxkit --help` is quick.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import sandboxkit
+from sandboxkit.cli.outcome import finish
+
+app = typer.Typer(
+    name="sandboxkit",
+    help="Run AI agents in sandboxes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ProviderName = Annotated[
+    str, typer.Option("--provider", "-p", help="The backend.", envvar="SANDBOXKIT_PROVIDER")
+]
+Image = Annotated[str | None, typer.Option(help="The image; default: sandboxkit's own.")]
+Network = Annotated[str, typer.Option(help="'none', or 'open': the backend's own network.")]
+Cpu = Annotated[float | None, typer.Option(help="CPUs; default 1.")]
+MemoryGib = Annotated[float | None, typer.Option(help="Memory in GiB; default 1.")]
+Setup = Annotated[bool, typer.Option("--setup", help="Bring up a Docker engine where none runs.")]
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - as typer calls it
+    if wanted:
+        typer.echo(f"sandboxkit {sandboxkit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _of_all(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    *,
+    provider: ProviderName = "docker",
+    setup: Setup = False,
+    keep_output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory for the file that the agent writes; default ./sandboxkit-demo."
+        ),
+    ] = None,
+) -> None:
+    """Watch a real agent at work in a real sandbox. Needs no account."""
+    from sandboxkit.cli.demo import demo as work
+
+    finish(work(provider=provider, setup=setup, output=keep_output))
+
+
+@app.command()
+def run(
+    prompt: Annotated[str, typer.Argument(help="What the agent shall do.")],
+    *,
+    provider: ProviderName = "docker",
+    image: Image = None,
+    network: Network = "none",
+    cpu: Cpu = None,
+    memory_gib: MemoryGib = None,
+    model: Annotated[str | None, typer.Option(help="The model; default: the agent's own.")] = None,
+    max_turns: Annotated[
+        int | None, typer.Option(min=1, help="The most that the model is asked.")
+    ] = None,
+    upload: Annotated[
+        Path | None,
+        typer.Option(help="A file, or a directory whose content goes to the work directory."),
+    ] = None,
+    download: Annotated[
+        list[str] | None,
+        typer.Option(help="A path in the sandbox to fetch; repeatable."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Where downloads go.")] = Path(),
+) -> None:
+    """Give one prompt to an agent in a fresh sandbox. Needs ANTHROPIC_API_KEY."""
+    from sandboxkit.cli.run import Transfers
+    from sandboxkit.cli.run import run as work
+    from sandboxkit.cli.spec import spec_from
+
+    spec = spec_from(image=image, network=network, cpu=cpu, memory_gib=memory_gib)
+    transfers = Transfers(upload, tuple(download or ()), output)
+    finish(
+        work(
+            prompt,
+            provider=provider,
+            spec=spec,
+            model=model,
+            max_turns=max_turns,
+            transfers=transfers,
+        )
+    )
+
+
+@app.command(
+    name="exec",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def execute(
+    command: Annotated[list[str], typer.Argument(help="The program and its arguments.")],
+    *,
+    provider: ProviderName = "docker",
+    sandbox_id: Annotated[
+        str | None, typer.Option("--id", help="A living sandbox; default: a fresh one.")
+    ] = None,
+    image: Image = None,
+    network: Network = "none",
+    cpu: Cpu = None,
+    memory_gib: MemoryGib = None,
+    cwd: Annotated[str | None, typer.Option("--cwd", "-w", help="Where it starts.")] = None,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", "-e", help="NAME=VALUE for it; repeatable.")
+    ] = None,
+    user: Annotated[str | None, typer.Option("--user", "-u", help="Who it runs as.")] = None,
+) -> None:
+    """Run one command in a sandbox; its output and exit code are ours."""
+    from sandboxkit.cli.exec import execute as work
+    from sandboxkit.cli.spec import env_from, spec_from
+
+    given = {"image": image, "cpu": cpu, "memory_gib": memory_gib}
+    if sandbox_id is not None and (network != "none" or any(given.values())):
+        message = "a living sandbox is as it is; leave the other options out"
+        raise typer.BadParameter(message, param_hint="--id")
+    finish(
+        work(
+            command,
+            provider=provider,
+            spec=spec_from(network=network, **given),
+            sandbox_id=sandbox_id,
+            cwd=cwd,
+            env=env_from(env or ()),
+            user=user,
+        )
+    )
+
+
+@app.command("ls")
+def list_sandboxes(
+    *,
+    provider: ProviderName = "docker",
+    everyone: Annotated[
+        bool, typer.Option("--everyone", help="Those of other owners too.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Ids alone.")] = False,
+) -> None:
+    """List your sandboxes."""
+    from sandboxkit.cli.listing import list_sandboxes as work
+
+    finish(work(provider=provider, everyone=everyone, quiet=quiet))
+
+
+@app.command("rm")
+def remove(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Their ids.")] = None,
+    *,
+    provider: ProviderName = "docker",
+    every: Annotated[bool, typer.Option("--all", help="All that are yours.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, with --all.")] = False,
+) -> None:
+    """Destroy sandboxes. Nothing that sandboxkit did not create is touched."""
+    from sandboxkit.cli.listing import remove as work
+
+    if every == bool(ids):
+        raise typer.BadParameter("give ids, or --all", param_hint="ID")
+    finish(work(ids or [], provider=provider, every=every, yes=yes))
+
+
+@app.command()
+def doctor(*, provider: ProviderName = "docker", setup: Setup = False) -> None:
+    """Find out whether agents can run here, and what to do if not."""
+    from sandboxkit.cli.doctor import doctor as work
+
+    finish(work(provider=provider, setup=setup))

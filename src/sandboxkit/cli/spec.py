@@ -1,0 +1,43 @@
+"""A spec from options of the command line; what is wrong with one is a wrong usage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import typer
+
+from sandboxkit.errors import InvalidSpecError
+from sandboxkit.spec import SandboxSpec, check_env
+
+
+def spec_from(**options: Any) -> SandboxSpec:
+    """The spec with those options that were given.
+
+    Raises:
+        typer.BadParameter: One is wrong.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return SandboxSpec.build(**given)
+    except InvalidSpecError as error:
+        raise typer.BadParameter(error.message) from None
+
+
+def env_from(pairs: Iterable[str]) -> dict[str, str]:
+    """The environment from `NAME=VALUE`; the message of an error holds no value.
+
+    Raises:
+        typer.BadParameter: One is not of this form.
+    """
+    env: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter("must be NAME=VALUE", param_hint="--env")
+        env[name] = value
+    try:
+        check_env(env)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--env") from None
+    return env

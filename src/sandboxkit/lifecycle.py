@@ -1,0 +1,156 @@
+"""How the machine under a `Sandbox` is made, connected and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+from sandboxkit.channel.client import GuestClient
+from sandboxkit.channel.fallback import NO_GUEST, Fallback, refuse
+from sandboxkit.channel.greeting import NoGuestError
+from sandboxkit.concurrency import obtain, run_to_end
+from sandboxkit.errors import OperationTimeoutError
+from sandboxkit.providers.base import (
+    Capabilities,
+    Difference,
+    SandboxHandle,
+    SandboxInfo,
+    SandboxProvider,
+)
+from sandboxkit.providers.registry import providers
+from sandboxkit.spec import KEY_LABEL, SandboxSpec
+
+DESTROY_S = 60.0
+_CREATE_S = 120.0
+
+
+class Closable(Protocol):
+    """What an `Opening` closes."""
+
+    async def aclose(self) -> None:
+        """Let go."""
+
+
+T = TypeVar("T", bound=Closable)
+
+
+class Opening(Generic[T]):
+    """What `create` and `attach` return: await it, or use it as `async with`."""
+
+    def __init__(self, opening: Awaitable[T]) -> None:
+        self._opening = opening
+        self._opened: T | None = None
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self._opening.__await__()
+
+    async def __aenter__(self) -> T:
+        self._opened = await self._opening
+        return self._opened
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._opened is not None:
+            await self._opened.aclose()
+
+
+def choose(
+    chosen: str | SandboxProvider, undo: contextlib.AsyncExitStack
+) -> tuple[SandboxProvider, bool]:
+    """The provider, and whether it is ours to close."""
+    if not isinstance(chosen, str):
+        return chosen, False
+    provider = providers.make(chosen)
+    undo.push_async_callback(finish, provider.aclose)
+    return provider, True
+
+
+async def finish(cleanup: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a cleanup to its end, whatever happens to the caller."""
+    await run_to_end(cleanup(), deadline_s=DESTROY_S)
+
+
+async def close(channel: GuestClient | Fallback, *, say_bye: bool, keep_s: float | None) -> None:
+    """Close the way into a sandbox; see `GuestClient.aclose`."""
+    if isinstance(channel, Fallback):
+        await channel.aclose()
+    else:
+        await channel.aclose(say_bye=say_bye, keep_s=keep_s)
+
+
+async def made(provider: SandboxProvider, spec: SandboxSpec) -> SandboxHandle:
+    """Create; what a lost or late answer may have left is looked for and removed."""
+    try:
+        return await obtain(
+            provider.create(spec), release=lambda handle: handle.destroy(), deadline_s=_CREATE_S
+        )
+    except TimeoutError as error:
+        await run_to_end(_remove(provider, spec.key), deadline_s=DESTROY_S)
+        raise OperationTimeoutError(
+            f"the backend did not create the sandbox within {_CREATE_S:g} s",
+            op="create",
+            provider=provider.name,
+            retryable=True,
+        ) from error
+
+
+async def _remove(provider: SandboxProvider, key: str) -> None:
+    async for info in provider.list({KEY_LABEL: key}):
+        await (await provider.attach(info.id)).destroy()
+
+
+async def connect(
+    handle: SandboxHandle, user: str | None, spec: SandboxSpec, undo: contextlib.AsyncExitStack
+) -> GuestClient | Fallback:
+    """Connect with the guest, or fall back where the image cannot run it."""
+    settings = _settings(spec, handle.info)
+    client = GuestClient(handle, user=user, lease_s=spec.lease_s, settings=settings)
+    channel: GuestClient | Fallback = client
+    try:
+        await client.open()
+    except NoGuestError as error:
+        channel = Fallback(handle, error.stream, spec.env, spec.workdir)
+    undo.push_async_callback(finish, functools.partial(close, channel, say_bye=False, keep_s=None))
+    return channel
+
+
+def check_without_guest(spec: SandboxSpec, can: Capabilities) -> None:
+    """Refuse what only the guest could keep.
+
+    Raises:
+        UnsupportedError: The spec demands it.
+    """
+    for field in ("lease_s", "idle_timeout_s", "lifetime_s"):
+        enforced = field == "lifetime_s" and can.lifetime
+        if spec.strict and spec.demands(field) and not enforced:
+            refuse(f"{field}={getattr(spec, field)!r}")
+
+
+def described(
+    info: SandboxInfo, channel: GuestClient | Fallback, differences: tuple[Difference, ...]
+) -> SandboxInfo:
+    """The info of a sandbox that is connected."""
+    guest = isinstance(channel, GuestClient)
+    if not guest:
+        differences = (*differences, *NO_GUEST)
+    return replace(
+        info, state="running", guest=guest, differences=(*info.differences, *differences)
+    )
+
+
+def _settings(spec: SandboxSpec, info: SandboxInfo) -> dict[str, Any]:
+    return {
+        "user": spec.user or info.effective.user,
+        "workdir": info.effective.workdir or spec.workdir,
+        "env": dict(spec.env),
+        "lifetime_s": spec.lifetime_s,
+        "idle_timeout_s": spec.idle_timeout_s,
+    }

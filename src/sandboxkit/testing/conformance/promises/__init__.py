@@ -1,0 +1,1 @@
+"""The promises, by subject."""
