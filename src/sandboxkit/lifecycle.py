@@ -118,6 +118,7 @@ async def connect(
         await client.open()
     except NoGuestError as error:
         channel = Fallback(handle, error.stream, spec.env, spec.workdir)
+        await channel.check()
     undo.push_async_callback(finish, functools.partial(close, channel, say_bye=False, keep_s=None))
     return channel
 

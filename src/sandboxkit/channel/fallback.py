@@ -23,6 +23,7 @@ from sandboxkit.errors import FileError, SandboxError, UnsupportedError
 from sandboxkit.providers.base import ByteChannel, Command, Difference, SandboxHandle
 
 _KILL_S = 10.0
+_CHECK_S = 30.0
 _PIECE = 64 * 1024
 
 # Says its number on stderr before it becomes the command, so that it can be ended.
@@ -79,6 +80,15 @@ class Fallback:
         """Let go of the sandbox's main program."""
         if self._keeper is not None:
             await self._keeper.aclose()
+
+    async def check(self) -> None:
+        """See that commands can be run at all.
+
+        Raises:
+            SandboxError: They cannot: the image has no shell, or is for another platform.
+        """
+        request = {"argv": ["/bin/sh", "-c", ":"], "cwd": "/", "env": {}, "user": None}
+        await self.execute(request, stdin=None, timeout_s=_CHECK_S, max_output_bytes=_PIECE)
 
     async def execute(
         self,

@@ -26,9 +26,9 @@ from sandboxkit.spec import OWNER_LABEL, SandboxSpec
 
 log = logging.getLogger(__name__)
 
-_CREATE_S: Final = 180.0
-_STEP_S: Final = 60.0
-_CLEAN_S: Final = 90.0
+_CREATE_S: Final = 60.0
+_STEP_S: Final = 30.0
+_CLEAN_S: Final = 30.0
 _ID: Final = 12  # digits of a container's id, as the docker command shows them
 _NO_QUOTA: Final = re.compile(r"pquota|storage-opt|storage opt", re.IGNORECASE)
 
@@ -64,20 +64,23 @@ class DockerProvider(SandboxProvider):
             guest_user=GUEST_USER,
         )
 
-    async def create(self, spec: SandboxSpec) -> DockerHandle:
-        """Create a container; see `SandboxProvider.create`.
+    async def prepare(self, spec: SandboxSpec) -> None:
+        """Pull or build the image and fill the artifacts' volumes, where that is to do."""
+        await self._planned(spec)
 
-        The first use pulls or builds the image and fills the volumes of artifacts:
-        that part can be cancelled, and is told to whoever listens for progress.
-        """
+    async def _planned(self, spec: SandboxSpec) -> tuple[Image, Json]:
         info = await self._engine.info()
         image = await self._images.resolve(spec.image)
         artifacts.check(spec.artifacts, image)
         planned = plan(spec, image, info, quotas=self._quotas and has_quotas(info))
         volumes = await self._artifacts.volumes(spec.artifacts, image)
+        return image, request(spec, image, planned, volumes)
+
+    async def create(self, spec: SandboxSpec) -> DockerHandle:
+        """Create a container; see `SandboxProvider.create`."""
+        image, body = await self._planned(spec)
         made: list[DockerHandle] = []
         try:
-            body = request(spec, image, planned, volumes)
             await run_to_end(self._create(body, spec.key, made), deadline_s=_CREATE_S)
         except BaseException as error:
             if status_of(error) != 409:  # the name is taken: what has it is not of this call
