@@ -17,7 +17,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sandboxkit.agents.base import RunResult
+    from sandboxkit.agents.base import Agent, RunResult, Usage
+    from sandboxkit.agents.claude_code import ClaudeCode, SandboxTransport
     from sandboxkit.channel.files import FileInfo, Files
     from sandboxkit.channel.process import PIPE, ExecResult, Process
     from sandboxkit.channel.tunnels import Address, Ports
@@ -37,6 +38,10 @@ __version__ = "0.1.0"
 
 # Loaded when first used, so that importing sandboxkit costs next to nothing.
 _HOME = {
+    "Agent": "agents.base",
+    "ClaudeCode": "agents.claude_code",
+    "SandboxTransport": "agents.claude_code",
+    "Usage": "agents.base",
     "Address": "channel.tunnels",
     "Artifact": "spec",
     "Capabilities": "providers.base",
@@ -62,8 +67,10 @@ _HOME = {
 __all__ = [
     "PIPE",
     "Address",
+    "Agent",
     "Artifact",
     "Capabilities",
+    "ClaudeCode",
     "ExecResult",
     "FileInfo",
     "Files",
@@ -79,7 +86,9 @@ __all__ = [
     "SandboxInfo",
     "SandboxProvider",
     "SandboxSpec",
+    "SandboxTransport",
     "Session",
+    "Usage",
     "register",
 ]
 

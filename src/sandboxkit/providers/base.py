@@ -250,8 +250,10 @@ class SandboxProvider(ABC):
         `spec.key` is unique for this sandbox and chosen before the call: name the
         sandbox by it, so that a create whose answer was lost can be found.
         sandboxkit has checked the spec against `capabilities`; what only the
-        backend can know is checked here, before anything is created. Called
-        shielded from cancellation. A failed create leaves nothing behind.
+        backend can know is checked here, before anything is created. Environment,
+        work directory and time-outs are none of a backend's business: they go
+        through the channel. Called shielded from cancellation. A failed create leaves
+        nothing behind.
 
         Raises:
             UnsupportedError: The spec asks for what cannot be enforced here.

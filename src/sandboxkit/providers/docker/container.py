@@ -128,7 +128,6 @@ def request(spec: SandboxSpec, image: Image, plan: Plan, volumes: Mapping[str, s
         "Cmd": [],
         "User": "0",
         "WorkingDir": "/",
-        "Env": [f"{name}={value}" for name, value in spec.env.items()],
         "Labels": {**spec.labels, EFFECTIVE_LABEL: _packed(plan)},
         "Healthcheck": {"Test": ["NONE"]},
         "OpenStdin": True,
