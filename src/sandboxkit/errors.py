@@ -272,6 +272,7 @@ _BY_ERRNO: dict[int, type[FileError]] = {
     errno.ENOTDIR: PathNotDirectoryError,
     errno.EACCES: PathPermissionError,
     errno.EPERM: PathPermissionError,
+    errno.EROFS: PathPermissionError,
     errno.ELOOP: UnsafePathError,
 }
 

@@ -13,7 +13,15 @@ from sandboxkit.admission import admit
 from sandboxkit.channel.client import GuestClient
 from sandboxkit.channel.fallback import Fallback, FallbackFiles, refuse
 from sandboxkit.channel.files import Files
-from sandboxkit.channel.process import PIPE, ExecResult, Process, execute, request_for
+from sandboxkit.channel.process import (
+    PIPE,
+    ExecResult,
+    Process,
+    check_run,
+    check_size,
+    execute,
+    request_for,
+)
 from sandboxkit.channel.tunnels import Ports
 from sandboxkit.concurrency import run_to_end
 from sandboxkit.errors import InvalidSpecError, SandboxClosedError
@@ -214,6 +222,7 @@ class Sandbox:
             SandboxError: The sandbox, or the connection, was lost; no exit code is invented.
         """
         request = request_for(argv, cwd=cwd, env=env, user=user)
+        check_run(stdin, timeout_s, max_output_bytes)
         channel = self._open_channel()
         run = channel.execute if isinstance(channel, Fallback) else _Executor(channel)
         result = await run(
@@ -258,6 +267,8 @@ class Sandbox:
         if stdin not in (None, PIPE):
             raise InvalidSpecError("stdin must be PIPE or None; exec() takes bytes")
         size = _TERMINAL if pty is True else pty
+        if size:
+            check_size(*size)
         client = self._client()
         channel = client.channel(
             {

@@ -25,6 +25,8 @@ CREATED_LABEL = "sandboxkit.created"
 EXPIRES_LABEL = "sandboxkit.expires"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+USER_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""A user's name or number, without a group."""
 _ENV_NAME = re.compile(r"[^=\0]+")
 
 
@@ -190,7 +192,7 @@ class SandboxSpec(Value):
     @field_validator("user")
     @classmethod
     def _user_is_plain(cls, user: str | None) -> str | None:
-        if user is not None and not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", user):
+        if user is not None and not USER_NAME.fullmatch(user):
             raise ValueError("must be a user name or number, without a group")
         return user
 

@@ -13,11 +13,13 @@ from typing import Any, cast
 
 import anyio
 
-from sandboxkit.channel.greeting import dial
+from sandboxkit.channel.greeting import NoGuestError, dial
 from sandboxkit.channel.remote import RemoteChannel, Sink
 from sandboxkit.concurrency import cancel_and_wait
 from sandboxkit.errors import (
     ConnectionLostError,
+    ExecStartError,
+    InvalidSpecError,
     ProtocolError,
     SandboxClosedError,
     SandboxDiedError,
@@ -72,6 +74,7 @@ class GuestClient:
         self._heard = 0.0
         self._task: asyncio.Task[None] | None = None
         self._failure: SandboxError | None = None
+        self._leaving = False
         self.connected = False
         self.welcome: Mapping[str, Any] = {}
 
@@ -108,6 +111,12 @@ class GuestClient:
         if self._failure is not None:
             raise self._failure
         number = next(self._numbers)
+        size = len(wire.pack_json(wire.OPEN, number, dict(request)))
+        if size > wire.MAX_FRAME:
+            raise InvalidSpecError(
+                f"the request has {size} bytes, more than the {wire.MAX_FRAME} that the guest "
+                "takes at once; pass long arguments by stdin or a file"
+            )
         channel = RemoteChannel(self, number, request, inputs=inputs, outputs=outputs, sink=sink)
         self._channels[number] = channel
         if on_accept is not None:
@@ -131,13 +140,21 @@ class GuestClient:
     # one connection
 
     async def _connect(self) -> None:
-        with anyio.fail_after(_HELLO_S):
-            stream, rest = await dial(self._handle, self._user)
-            try:
-                await self._hello(stream, rest)
-            except BaseException:
-                await stream.aclose()
-                raise
+        try:
+            with anyio.fail_after(_HELLO_S):
+                stream, rest = await dial(self._handle, self._user)
+                try:
+                    await self._hello(stream, rest)
+                except BaseException:
+                    self.connected, self._stream = False, None
+                    await stream.aclose()
+                    raise
+        except TimeoutError as error:
+            raise ConnectionLostError(
+                f"the guest did not answer within {_HELLO_S:g} s", retryable=True
+            ) from error
+        except (wire.WireError, ValueError, TypeError) as error:
+            raise ProtocolError(f"the guest broke the protocol: {error!r}") from error
 
     async def _hello(self, stream: ByteChannel, rest: bytes) -> None:
         text = stream.encoding == "text_lines"
@@ -151,6 +168,11 @@ class GuestClient:
             "accepted": self._accepted,
         }
         frame = wire.pack_json(wire.HELLO, 0, hello)
+        if len(frame) > wire.MAX_FRAME:
+            raise InvalidSpecError(
+                f"the environment of the sandbox is too long: {len(frame)} bytes of settings, "
+                f"and the guest takes {wire.MAX_FRAME}"
+            )
         await stream.send(wire.to_lines(frame) if text else frame)
         frames = self._decoder.feed(rest)
         while not frames:
@@ -163,6 +185,10 @@ class GuestClient:
                 f"the guest speaks protocol {welcome.get('protocol')!r}, not {wire.PROTOCOL}; "
                 "it was started by another version of sandboxkit"
             )
+        refusal = welcome.get("error")
+        if isinstance(refusal, dict):
+            fields = cast("dict[str, object]", refusal)
+            raise ExecStartError(str(fields.get("message")), code=str(fields.get("code")))
         self._stream, self.connected, self._heard = stream, True, time.monotonic()
         self._out = []
         self._resume(welcome)
@@ -180,10 +206,15 @@ class GuestClient:
                 "the guest no longer knows this host: what ran has been ended", op="reconnect"
             )
             self._fail_channels(error)
+            self._accepted = 0
             return
-        known = cast("dict[str, Any]", welcome.get("channels") or {})
+        known = _channels(welcome)
+        for number in known.keys() - self._channels.keys():
+            if number <= max(self._accepted, wire.GUEST_CHANNELS):
+                # Closed here between our HELLO and this answer to it.
+                self.send(wire.pack(wire.CLOSE, number))
         for number, channel in list(self._channels.items()):
-            received = known.get(str(number))
+            received = known.get(number)
             if received is None and channel.request is None:
                 channel.fail(ConnectionLostError("the connection was ended in the sandbox"))
             else:
@@ -191,10 +222,18 @@ class GuestClient:
 
     async def _serve(self) -> None:
         """Read, write and keep alive; on loss, connect again until the lease is over."""
+        try:
+            await self._serve_connections()
+        except Exception as error:  # whatever it is, nobody may wait for ever
+            log.exception("the channel failed")
+            self.fail(ProtocolError(f"the channel failed: {error!r}"))
+
+    async def _serve_connections(self) -> None:
         while True:
             try:
+                stream = self._required_stream()
                 async with asyncio.TaskGroup() as tasks:
-                    for part in (self._read(), self._write(), self._keep_alive()):
+                    for part in (self._read(stream), self._write(stream), self._keep_alive()):
                         tasks.create_task(part)
             except ExceptionGroup as group:
                 reason = group.exceptions[0]
@@ -204,7 +243,8 @@ class GuestClient:
                     return
             finally:
                 await self._disconnect()
-            if not await self._reconnect():
+            # A loss at the same moment hides the cancellation by `aclose` from the group.
+            if self._leaving or not await self._reconnect():
                 return
 
     async def _reconnect(self) -> bool:
@@ -213,11 +253,12 @@ class GuestClient:
             await anyio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
             try:
                 await self._connect()
-            except (SandboxDiedError, SandboxNotFoundError, ProtocolError, wire.WireError) as error:
-                fatal = error if isinstance(error, SandboxError) else ProtocolError(str(error))
-                self.fail(fatal)
+            except (SandboxDiedError, SandboxNotFoundError, ProtocolError) as error:
+                self.fail(error)
                 return False
             except (SandboxError, OSError) as error:
+                if isinstance(error, NoGuestError) and error.stream is not None:
+                    await error.stream.aclose()
                 if time.monotonic() > deadline:
                     self.fail(
                         ConnectionLostError(
@@ -231,16 +272,14 @@ class GuestClient:
                 return True
         return False
 
-    async def _read(self) -> None:
-        stream = self._required_stream()
+    async def _read(self, stream: ByteChannel) -> None:
         while True:
             data = await _stdout(stream)
             self._heard = time.monotonic()
             for frame in self._decoder.feed(data):
                 self._on_frame(frame)
 
-    async def _write(self) -> None:
-        stream = self._required_stream()
+    async def _write(self, stream: ByteChannel) -> None:
         text = stream.encoding == "text_lines"
         while True:
             await self._wake.wait()
@@ -301,6 +340,7 @@ class GuestClient:
         for channel in list(self._channels.values()):
             channel.fail(error)
             self._channels.pop(channel.number, None)
+        self._listeners.clear()
 
     async def aclose(self, *, say_bye: bool, keep_s: float | None = None) -> None:
         """Leave: what is not detached ends. Idempotent, bounded.
@@ -309,21 +349,31 @@ class GuestClient:
             say_bye: Whether the guest is told; not needed before a destroy.
             keep_s: Seconds that the sandbox shall live on without any host.
         """
-        stream = self._stream
+        self._leaving = True
+        for channel in self._channels.values():
+            channel.settle()
         if keep_s is not None:
             self.send(wire.pack_json(wire.LEASE, 0, {"lease_s": keep_s}))
-        if say_bye and self.connected and stream is not None and self._failure is None:
-            frame = b"".join([*self._out, wire.pack_json(wire.BYE, 0, {})])
-            text = stream.encoding == "text_lines"
-            with contextlib.suppress(SandboxError, OSError), anyio.move_on_after(_CLOSE_S):
+        if say_bye and self.connected and self._failure is None:
+            # Taken away first: the end of `_serve` would close it before the last word.
+            stream, self._stream = self._required_stream(), None
+            frames = [*self._out, wire.pack_json(wire.BYE, 0, {})]
+            with contextlib.suppress(Exception), anyio.move_on_after(_CLOSE_S):
                 await cancel_and_wait(self._task)
-                await stream.send(wire.to_lines(frame) if text else frame)
-                await stream.send_eof()
-                while await stream.receive() is not None:
-                    pass
+                await self._say_bye(stream, b"".join(frames))
+            with contextlib.suppress(Exception), anyio.move_on_after(_CLOSE_S):
+                await stream.aclose()
         self.fail(SandboxClosedError("the sandbox has been closed"))
         await cancel_and_wait(self._task)
         await self._disconnect()
+
+    async def _say_bye(self, stream: ByteChannel, data: bytes) -> None:
+        """Send the last frames, and wait until the guest has taken them."""
+        await stream.send(wire.to_lines(data) if stream.encoding == "text_lines" else data)
+        while True:
+            frames = self._decoder.feed(await _stdout(stream))
+            if any(frame.kind == wire.BYE for frame in frames):
+                return
 
     def _required_stream(self) -> ByteChannel:
         if self._stream is None:
@@ -339,3 +389,11 @@ async def _stdout(stream: ByteChannel) -> bytes:
         if output.fd == 1:
             return output.data
         log.debug("the guest wrote to stderr: %r", output.data[:500])
+
+
+def _channels(welcome: Mapping[str, Any]) -> dict[int, Any]:
+    """The channels that the guest still has, and how far it has received each."""
+    found: object = welcome.get("channels") or {}
+    if not isinstance(found, dict):
+        raise ProtocolError("the guest sent channels that are not a JSON object")
+    return {int(number): offsets for number, offsets in cast("dict[str, Any]", found).items()}

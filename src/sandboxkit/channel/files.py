@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import anyio
 
@@ -17,7 +17,9 @@ from sandboxkit.channel.process import InputStream, OutputStream
 from sandboxkit.channel.remote import RemoteChannel, Sink
 from sandboxkit.errors import (
     InvalidSpecError,
+    PathNotDirectoryError,
     PathNotFoundError,
+    ProtocolError,
     SizeLimitError,
     UnsafePathError,
     file_error,
@@ -34,6 +36,21 @@ DOWNLOAD_LIMIT = 4 * 1024**3
 
 ENTRY_LIMIT = 1_000_000
 """Files and directories that `download` takes at most, by default."""
+
+LIST_LIMIT = 256 * 1024**2
+"""Bytes of description that `list` takes at most."""
+
+_KINDS = ("file", "directory", "symlink", "other")
+_INFO_TYPES: Mapping[str, tuple[type, ...]] = {
+    "name": (str,),
+    "kind": (str,),
+    "size": (int,),
+    "mode": (int,),
+    "mtime": (int, float),
+    "uid": (int,),
+    "gid": (int,),
+    "target": (str, type(None)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +101,14 @@ class Files:
         Raises:
             SizeLimitError: It has more than `max_bytes`.
         """
-        content = bytearray()
-        await self._run(
-            self._request("read", path, limit=max_bytes + 1),
-            sink=lambda _stream, data: content.extend(data),
-        )
-        if len(content) > max_bytes:
+        kept = _Kept(max_bytes)
+        await self._run(self._request("read", path, limit=max_bytes + 1), sink=kept)
+        if kept.too_much:
             raise SizeLimitError(
                 f"{path} has more than {max_bytes} bytes; raise max_bytes, or use open()",
                 op="files.read",
             )
-        return bytes(content)
+        return bytes(kept.content)
 
     async def read_text(
         self, path: RemotePath, *, encoding: str = "utf-8", max_bytes: int = READ_LIMIT
@@ -136,7 +150,7 @@ class Files:
         request = self._request("read", path, offset=offset, limit=max_bytes)
         channel = self._open(request, None)
         try:
-            yield OutputStream(channel, wire.STDOUT)
+            yield _Content(channel, wire.STDOUT)
             if channel.ended(wire.STDOUT):
                 await _succeeded(channel)
         finally:
@@ -161,21 +175,30 @@ class Files:
 
     async def stat(self, path: RemotePath, *, follow: bool = True) -> FileInfo:
         """What stands at `path`; with `follow`, at the end of its symlinks."""
-        return FileInfo(**await self._run(self._request("stat", path, follow=follow)))
+        return _info(await self._run(self._request("stat", path, follow=follow)))
 
     async def exists(self, path: RemotePath) -> bool:
         """Whether anything stands at `path`; a dangling symlink does not count."""
         try:
             await self.stat(path)
-        except PathNotFoundError:
+        except (PathNotFoundError, PathNotDirectoryError):
             return False
         return True
 
     async def list(self, path: RemotePath = ".") -> list[FileInfo]:
-        """The entries of a directory, by name; symlinks are not followed."""
-        lines = bytearray()
-        await self._run(self._request("list", path), sink=lambda _stream, data: lines.extend(data))
-        entries = [FileInfo(**json.loads(line)) for line in lines.splitlines()]
+        """The entries of a directory, by name; symlinks are not followed.
+
+        Raises:
+            SizeLimitError: Their description has more than 256 MiB, about a million entries.
+        """
+        kept = _Kept(LIST_LIMIT)
+        await self._run(self._request("list", path), sink=kept)
+        if kept.too_much:
+            raise SizeLimitError(f"{path} has too many entries to list", op="files.list")
+        try:
+            entries = [_info(json.loads(line)) for line in kept.content.splitlines()]
+        except (ValueError, RecursionError) as error:
+            raise ProtocolError(f"the guest sent a list that is none: {error}") from error
         return sorted(entries, key=lambda entry: entry.name)
 
     async def make_dir(
@@ -253,9 +276,10 @@ class Files:
             UnsafePathError: A name or symlink leads outside.
         """
         local = Path(local)
-        if (await self.stat(remote)).kind != "directory":
+        found = await self.stat(remote)
+        if found.kind != "directory":
             async with self.open_read(remote, max_bytes=max_bytes + 1) as source:
-                await trees.save(source, local, max_bytes)
+                await trees.save(source, local, max_bytes, mode=found.mode & 0o777)
             return local
         channel = self._open(self._request("pack", remote), None)
         try:
@@ -286,6 +310,41 @@ class Files:
             return dict(done)
         finally:
             channel.close()
+
+
+class _Content(OutputStream):
+    """The content of a file: a read that failed does not look like the end of the file."""
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        try:
+            return await super().receive(max_bytes)
+        except anyio.EndOfStream:
+            await _succeeded(self._channel)
+            raise
+
+
+class _Kept:
+    """A sink that keeps so much and drops the rest, whatever the guest was asked for."""
+
+    def __init__(self, limit: int) -> None:
+        self.content = bytearray()
+        self.too_much = False
+        self._limit = limit
+
+    def __call__(self, _stream: int, data: bytes) -> None:
+        self.too_much = self.too_much or len(self.content) + len(data) > self._limit
+        if not self.too_much:
+            self.content += data
+
+
+def _info(value: object) -> FileInfo:
+    """What the guest says of a file, checked."""
+    fields = cast("dict[str, object]", value) if isinstance(value, dict) else {}
+    known = {name: fields.get(name) for name in _INFO_TYPES}
+    fits = all(isinstance(known[name], kinds) for name, kinds in _INFO_TYPES.items())
+    if not fits or known["kind"] not in _KINDS or "/" in str(known["name"]):
+        raise ProtocolError(f"the guest sent {str(fields)[:200]} as the description of a file")
+    return FileInfo(**cast("dict[str, Any]", known))
 
 
 async def _succeeded(channel: RemoteChannel) -> Mapping[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal as signals
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
@@ -19,10 +20,12 @@ from sandboxkit.errors import (
     CommandFailedError,
     ExecTimeoutError,
     InvalidSpecError,
+    OperationTimeoutError,
+    ProtocolError,
     SandboxError,
 )
 from sandboxkit.guest import wire
-from sandboxkit.spec import check_env
+from sandboxkit.spec import USER_NAME, check_env
 
 PIPE: Final = "pipe"
 """For `spawn(stdin=PIPE)`: the process gets a pipe; otherwise its input is empty."""
@@ -32,6 +35,7 @@ KILL_GRACE_S: Final = 2.0
 
 _KILL_S = 10.0  # what a kill may take on top of its grace
 _DRAIN_S = 0.5  # after the exit, for output that something in the background still holds
+_MAX_SIZE = 65535  # rows or columns of a terminal
 _MAX_ARG = 128 * 1024  # bytes of one argument that Linux accepts (MAX_ARG_STRLEN)
 
 
@@ -200,18 +204,18 @@ class Process:
             SandboxError: The sandbox or the connection was lost; no exit code is invented.
         """
         await self._channel.finished()
-        self._channel.raise_error()
-        return self.exit_code if self.exit_code is not None else 0
+        return exit_code_of(self._channel)
 
     async def signal(self, number: int) -> None:
         """Send a signal to the process and its group. After its end, nothing happens."""
-        if not 1 <= number <= signals.NSIG:
+        if not 1 <= number < signals.NSIG:
             raise InvalidSpecError(f"{number} is not a signal number")
         if self._channel.done is None:
             await self._channel.call({"signal": int(number)})
 
     async def resize(self, rows: int, columns: int) -> None:
         """Tell the process the size of its terminal."""
+        check_size(rows, columns)
         await self._channel.call({"resize": [rows, columns]})
 
     async def kill(self, grace_s: float = KILL_GRACE_S) -> None:
@@ -228,9 +232,11 @@ class Process:
 
         Idempotent, bounded, and not cut short by cancellation.
         """
-        if not self._channel.closed and not self._detach and self._channel.done is None:
-            await run_to_end(kill_quietly(self._channel, 0.0), deadline_s=_KILL_S)
-        self._channel.close()
+        try:
+            if not self._channel.closed and not self._detach and self._channel.done is None:
+                await kill_quietly(self._channel, 0.0)
+        finally:
+            self._channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -256,7 +262,7 @@ def request_for(
     Raises:
         InvalidSpecError: What is wrong, before anything is started.
     """
-    if isinstance(argv, str | bytes) or not argv:
+    if isinstance(argv, str | bytes) or not argv or not _all_text(argv):
         raise InvalidSpecError(
             f"argv must be a list of strings, not {argv!r}; for a shell line use sandbox.sh()"
         )
@@ -272,6 +278,10 @@ def request_for(
         raise InvalidSpecError("the program's name is empty")
     if cwd is not None and ("\0" in cwd or cwd.startswith("/proc/")):
         raise InvalidSpecError(f"cwd must be a path outside /proc, not {cwd!r}")
+    if user is not None and not USER_NAME.fullmatch(user):
+        raise InvalidSpecError(f"user must be a name or a number, not {user!r}")
+    if env and not _all_text(env.values()):
+        raise InvalidSpecError("env: every value must be a string")
     try:
         check_env(env or {})
     except ValueError as error:
@@ -279,18 +289,67 @@ def request_for(
     return {"op": "exec", "argv": list(argv), "cwd": cwd, "env": dict(env or {}), "user": user}
 
 
+def check_run(stdin: object, timeout_s: float | None, max_output_bytes: int) -> None:
+    """Check what `exec` is given besides the program.
+
+    Raises:
+        InvalidSpecError: What is wrong.
+    """
+    if stdin is not None and not isinstance(stdin, bytes | bytearray | memoryview):
+        raise InvalidSpecError(f"stdin must be bytes, not {type(stdin).__name__}")
+    if timeout_s is not None and not timeout_s > 0:
+        raise InvalidSpecError(f"timeout_s must be more than 0, not {timeout_s!r}")
+    if max_output_bytes < 0:
+        raise InvalidSpecError(f"max_output_bytes must not be negative: {max_output_bytes}")
+
+
+def check_size(rows: int, columns: int) -> None:
+    """Check the size of a terminal.
+
+    Raises:
+        InvalidSpecError: No terminal has it.
+    """
+    if not (1 <= rows <= _MAX_SIZE and 1 <= columns <= _MAX_SIZE):
+        raise InvalidSpecError(f"a terminal has 1 to {_MAX_SIZE} rows and columns: {rows}, {columns}")
+
+
+def _all_text(values: Iterable[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def exit_code_of(channel: RemoteChannel) -> int:
+    """The exit code in a process's last word.
+
+    Raises:
+        ExecStartError: It could not be started.
+        ProtocolError: There is none.
+    """
+    channel.raise_error()
+    code = (channel.done or {}).get("exit")
+    if type(code) is not int:
+        raise ProtocolError(f"the guest sent {code!r} as an exit code")
+    return code
+
+
 async def kill_quietly(channel: RemoteChannel, grace_s: float) -> None:
-    """Kill what runs in the channel; the loss of the sandbox is no news here."""
-    try:
-        await channel.call({"kill": grace_s})
-    except SandboxError:
-        return
+    """Kill what runs in the channel, within bounds.
+
+    The loss of the sandbox, or its silence, is no news here: whoever cleans up has a
+    reason of his own to tell.
+    """
+
+    async def kill() -> None:
+        with contextlib.suppress(SandboxError), anyio.move_on_after(grace_s + _KILL_S):
+            await channel.call({"kill": grace_s})
+
+    await run_to_end(kill(), deadline_s=grace_s + 2 * _KILL_S)
 
 
 class Capture:
     """Keeps output up to a limit: the head, and the tail of what came after."""
 
     def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._half = limit // 2
         self._head: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
         self._tail: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
@@ -299,7 +358,7 @@ class Capture:
     def __call__(self, stream: int, data: bytes) -> None:
         """Take a piece of output."""
         head, tail = self._head[stream], self._tail[stream]
-        fits = self._half - len(head)
+        fits = self._limit - self._half - len(head)
         if fits > 0:
             head += data[:fits]
             data = data[fits:]
@@ -344,27 +403,32 @@ async def execute(
             await channel.finished()
         timed_out = scope.cancelled_caught and channel.done is None
         if timed_out:
-            grace = KILL_GRACE_S + _KILL_S
-            await run_to_end(kill_quietly(channel, KILL_GRACE_S), deadline_s=grace)
+            await kill_quietly(channel, KILL_GRACE_S)
             with anyio.move_on_after(_KILL_S):
                 await channel.finished()
-        channel.raise_error()
+            if channel.done is None:
+                raise OperationTimeoutError(
+                    f"{request['argv'][0]} did not end within its time-out of {timeout_s:g} s, and "
+                    "could not be ended either",
+                    op="exec",
+                )
+        exit_code = exit_code_of(channel)
+        await channel.until(channel.has_all_output)
         with anyio.move_on_after(_DRAIN_S):
             await channel.until(lambda: channel.ended(wire.STDOUT, wire.STDERR))
     except BaseException:
         if channel.done is None:
-            await run_to_end(kill_quietly(channel, 0.0), deadline_s=_KILL_S)
+            await kill_quietly(channel, 0.0)
         raise
     finally:
         channel.close()
-    done = channel.done or {}
     stdout, stderr = capture.output(wire.STDOUT), capture.output(wire.STDERR)
     return ExecResult(
-        exit_code=int(done.get("exit", -signals.SIGKILL)),
+        exit_code=exit_code,
         stdout=stdout,
         stderr=stderr,
         timed_out=timed_out,
-        oom_killed=bool(done.get("oom")),
+        oom_killed=bool((channel.done or {}).get("oom")),
         truncated=capture.truncated or not channel.ended(wire.STDOUT, wire.STDERR),
         duration_s=time.monotonic() - began,
         argv=tuple(request["argv"]),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import anyio
 
-from sandboxkit.errors import ExecStartError, ProtocolError, SandboxError
+from sandboxkit.errors import ExecStartError, ProtocolError, SandboxClosedError, SandboxError
 from sandboxkit.guest import wire
 from sandboxkit.guest.streams import Receiver, Sender
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sandboxkit.channel.client import GuestClient
 
 Sink = Callable[[int, bytes], None]
+
+_STREAMS = {str(stream): stream for stream in (wire.STDIN, wire.STDOUT, wire.STDERR)}
 
 
 class GuestError(NamedTuple):
@@ -53,9 +55,13 @@ class RemoteChannel:
         self._client = client
         self.number = number
         self.request = request
+        self._adopts = request is not None and request.get("op") == "adopt"
+        self._lasting = self._adopts or bool(request is not None and request.get("detach"))
         self.senders = {stream: Sender() for stream in inputs}
         self.receivers = {stream: Receiver() for stream in outputs}
-        self._buffers: dict[int, deque[bytes]] = {stream: deque() for stream in outputs}
+        self._buffers: dict[int, deque[bytes | memoryview]] = {
+            stream: deque() for stream in outputs
+        }
         self._sink = sink
         self._waiters: list[asyncio.Future[None]] = []
         self._write_lock = anyio.Lock()
@@ -79,6 +85,8 @@ class RemoteChannel:
         while not ready():
             if self.failure is not None:
                 raise copy.copy(self.failure)
+            if self.closed:
+                raise SandboxClosedError("it was let go of while it was waited for")
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             try:
@@ -135,6 +143,11 @@ class RemoteChannel:
         """Whether all these output streams have ended."""
         return all(self.receivers[stream].ended for stream in streams)
 
+    def has_all_output(self) -> bool:
+        """Whether all that was written before the process's end has come."""
+        written = _offsets((self.done or {}).get("output"))
+        return all(self.receivers[s].received >= written.get(s, 0) for s in self.receivers)
+
     # towards the sandbox
 
     async def write(self, stream: int, data: bytes | memoryview) -> None:
@@ -149,6 +162,8 @@ class RemoteChannel:
                 await self.until(lambda: sender.room > 0 or self.done is not None or self.closed)
                 if self.done is not None or self.closed or sender.eof:
                     return
+                if self.failure is not None:
+                    raise copy.copy(self.failure)
                 count = min(sender.room, wire.CHUNK)
                 sender.write(bytes(view[:count]))
                 view = view[count:]
@@ -158,6 +173,15 @@ class RemoteChannel:
         """End the stream; a second call does nothing."""
         self.senders[stream].eof = True
         self._send_unsent(stream)
+
+    def _begin(self, reply: Mapping[str, Any]) -> None:
+        """Take the streams of an adopted process up where the last host has left them."""
+        offsets = _offsets(reply.get("offsets"))
+        for stream, receiver in self.receivers.items():
+            receiver.begin(offsets.get(stream, 0))
+        for stream, sender in self.senders.items():
+            sender.begin(offsets.get(stream, 0))
+            sender.eof = sender.eof_sent = stream not in offsets
 
     def _send_unsent(self, stream: int) -> None:
         sender = self.senders[stream]
@@ -203,10 +227,11 @@ class RemoteChannel:
             raise anyio.EndOfStream
         data = buffer.popleft()
         if len(data) > max_bytes:
-            buffer.appendleft(data[max_bytes:])
-            data = data[:max_bytes]
+            view = memoryview(data)  # not copied again for each small piece
+            buffer.appendleft(view[max_bytes:])
+            data = view[:max_bytes]
         self._consumed(stream, len(data))
-        return data
+        return bytes(data)
 
     def _consumed(self, stream: int, count: int) -> None:
         receiver = self.receivers[stream]
@@ -223,19 +248,25 @@ class RemoteChannel:
         if frame.kind == wire.DATA and frame.stream in self.receivers:
             self._on_data(frame)
         elif frame.kind == wire.EOF and frame.stream in self.receivers:
-            self.receivers[frame.stream].ended = True
+            self.receivers[frame.stream].end(frame.offset)
         elif frame.kind == wire.ACK and frame.stream in self.senders:
             self.senders[frame.stream].ack(frame.offset)
         elif frame.kind == wire.REPLY:
-            self.reply = frame.json()
+            self._on_reply(frame.json())
         elif frame.kind == wire.DONE:
-            self.done = frame.json()
+            self.done = self.done or frame.json()  # the first word holds; it is said again
         elif frame.kind == wire.RETURN:
             if frame.offset == self._call_number and self._call is not None:
                 self._answers[frame.offset] = frame.json()
         else:
             raise ProtocolError(f"the guest sent an unexpected frame of kind {frame.kind}")
         self._notify()
+
+    def _on_reply(self, reply: Mapping[str, Any]) -> None:
+        if self.reply is None:
+            if self._adopts:
+                self._begin(reply)
+            self.reply = reply
 
     def _on_data(self, frame: wire.Frame) -> None:
         fresh = self.receivers[frame.stream].accept(frame.offset, frame.payload)
@@ -262,14 +293,24 @@ class RemoteChannel:
         """
         if received is None and self.request is not None:
             self._client.send(wire.pack_json(wire.OPEN, self.number, dict(self.request)))
+        offsets = _offsets(received)
         for stream, sender in self.senders.items():
-            sender.rewind(max(sender.acked, int((received or {}).get(str(stream), 0))))
+            if self._adopts and self.reply is None:
+                break  # nothing was sent, and where to begin is not known yet
+            sender.rewind(max(sender.acked, offsets.get(stream, 0)))
             self._send_unsent(stream)
         self._send_call()
         for stream, receiver in self.receivers.items():
             # An acknowledgement may have been lost with the old connection.
             offset = receiver.acknowledge()
             self._client.send(wire.pack(wire.ACK, self.number, b"", stream, offset))
+
+    def settle(self) -> None:
+        """Acknowledge all that was taken, so that who adopts the process begins there."""
+        for stream, receiver in self.receivers.items():
+            if self._lasting and self._client.connected and receiver.consumed > receiver.acked:
+                offset = receiver.acknowledge()
+                self._client.send(wire.pack(wire.ACK, self.number, b"", stream, offset))
 
     def fail(self, error: SandboxError) -> None:
         """The channel cannot go on; all who wait on it are told."""
@@ -280,6 +321,25 @@ class RemoteChannel:
     def close(self, *, reset: bool = False) -> None:
         """Forget the channel; the guest ends what still runs in it. Idempotent."""
         if not self.closed:
+            self.settle()
             self.closed = True
             self._client.forget(self, reset=reset)
             self._notify()
+
+
+def _offsets(value: object) -> dict[int, int]:
+    """Offsets by stream, as the guest says them.
+
+    Raises:
+        ProtocolError: It says something else.
+    """
+    if value is None:
+        return {}
+    found: dict[int, int] = {}
+    if not isinstance(value, dict):
+        raise ProtocolError("the guest sent offsets that are not a JSON object")
+    for stream, offset in cast("dict[str, object]", value).items():
+        if stream not in _STREAMS or type(offset) is not int or offset < 0:
+            raise ProtocolError(f"the guest sent {offset!r} as the offset of stream {stream!r}")
+        found[_STREAMS[stream]] = offset
+    return found

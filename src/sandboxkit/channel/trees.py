@@ -85,7 +85,7 @@ async def fetch(channel: RemoteChannel, local: Path, *, max_bytes: int, max_entr
     await anyio.to_thread.run_sync(unpack)
 
 
-async def save(source: OutputStream, local: Path, max_bytes: int) -> None:
+async def save(source: OutputStream, local: Path, max_bytes: int, *, mode: int) -> None:
     """Write one file: `local` has its old content or all of the new one."""
     parent = anyio.Path(local.parent)
     await parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +104,7 @@ async def save(source: OutputStream, local: Path, max_bytes: int) -> None:
                         f"the file has more than {max_bytes} bytes", op="files.download"
                     )
                 await target.write(block)
+        await beside.chmod(mode)
         await beside.replace(local)
     except BaseException:
         with anyio.CancelScope(shield=True):

@@ -15,10 +15,11 @@ import anyio
 from sandboxkit.channel.client import GuestClient
 from sandboxkit.channel.remote import RemoteChannel
 from sandboxkit.concurrency import cancel_and_wait
-from sandboxkit.errors import InvalidSpecError, SandboxError
+from sandboxkit.errors import InvalidSpecError, ProtocolError, SandboxError
 from sandboxkit.guest import wire
 
 _DIAL_S = 10.0
+_LAST_PORT = 65535
 _ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 
 
@@ -125,7 +126,10 @@ class Ports:
         )
         try:
             reply = await listener.started()
-            yield Address("127.0.0.1", int(reply["port"]))
+            given = reply.get("port")
+            if type(given) is not int or not 1 <= given <= _LAST_PORT:
+                raise ProtocolError(f"the guest sent {given!r} as a port")
+            yield Address("127.0.0.1", given)
         finally:
             listener.close()
             await tasks.aclose()
@@ -196,5 +200,5 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 def _check_port(port: int) -> None:
-    if not 1 <= port <= 65535:
+    if not 1 <= port <= _LAST_PORT:
         raise InvalidSpecError(f"{port} is not a port: 1 to 65535")

@@ -19,8 +19,9 @@ def main() -> None:
     try:
         from sandboxkit.cli.app import app
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in _OF_THE_EXTRA:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _OF_THE_EXTRA:
             raise
-        sys.stderr.write(_MISSING.format(name=error.name, python=sys.executable))
+        sys.stderr.write(_MISSING.format(name=missing, python=sys.executable))
         raise SystemExit(1) from None
     app(prog_name="sandboxkit")

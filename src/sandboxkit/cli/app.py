@@ -166,7 +166,7 @@ def list_sandboxes(
 
 @app.command("rm")
 def remove(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Their ids.")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Their ids.")] = None,
     *,
     provider: ProviderName = "docker",
     every: Annotated[bool, typer.Option("--all", help="All that are yours.")] = False,

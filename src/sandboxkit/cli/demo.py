@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +53,7 @@ async def demo(*, provider: str, setup: bool, output: Path | None) -> int:
             temporary one where that cannot be made.
     """
     console = make_console()
-    began, phases = time.monotonic(), Phases()
+    phases = Phases()
     scripted = not any(os.environ.get(name) for name in KEYS)
     console.print(styled(f"sandboxkit demo, on {provider}", "bold"))
     console.print(styled(_SCRIPTED if scripted else _REAL, "yellow" if scripted else "dim"))
@@ -62,16 +61,18 @@ async def demo(*, provider: str, setup: bool, output: Path | None) -> int:
     if setup:
         await bring_engine_up(console, provider)
     spec = SandboxSpec()
-    async with _agent(spec.workdir, scripted=scripted) as agent:
-        async with watched_session(console, provider, agent, spec, phases) as session:
-            for name, content in FILES.items():
-                await session.sandbox.files.write(name, content)
-            result = await give(console, session, PROMPT)
-            report = await _fetch(session.sandbox, output)
-        phases.total = time.monotonic() - began
+    async with (
+        _agent(spec.workdir, scripted=scripted) as agent,
+        watched_session(console, provider, agent, spec, phases) as session,
+    ):
+        for name, content in FILES.items():
+            await session.sandbox.files.write(name, content)
+        result = await give(console, session, PROMPT)
+        report = await _fetch(session.sandbox, output)
+    phases.end()
     if report is not None:
         await _show(console, report)
-    note = "computed from scripted counts; nothing was charged" if scripted else ""
+    note = "scripted: nothing was charged" if scripted else ""
     print_summary(console, result, phases, cost_note=note)
     if result.is_error or report is None:
         complain("the agent did not finish: " + (" ".join(result.errors) or f"no {REPORT}."))
@@ -117,8 +118,8 @@ async def _directory(wanted: Path | None) -> Path:
 async def _show(console: Console, report: Path) -> None:
     content = await anyio.Path(report).read_text(encoding="utf-8", errors="replace")
     console.print()
-    line = styled("The agent wrote this file in the sandbox; downloaded to ", "bold")
-    console.print(line.append(plain(str(report)), "bold cyan"), soft_wrap=True)
+    where = styled("The agent wrote this in the sandbox; downloaded to ", "bold")
+    console.print(where.append(plain(str(report)), "bold cyan"), soft_wrap=True)
     console.print()
     for line in content.rstrip("\n").split("\n"):
         console.print(styled(f"  {line}"), soft_wrap=True)

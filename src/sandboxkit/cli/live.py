@@ -18,13 +18,14 @@ from sandboxkit.agents.events import (
     ToolCall,
     ToolResult,
 )
+from sandboxkit.cli.flow import Flow
 from sandboxkit.cli.terminal import plain, styled
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-RESULT_LINES: Final = 8
-"""Lines of a tool's result that are shown."""
+_HEAD_LINES: Final = 3
+_TAIL_LINES: Final = 5
 
 _EDIT_LINES: Final = 4
 _MAIN_ARGUMENT: Final = ("command", "file_path", "path", "pattern", "query", "url", "description")
@@ -38,7 +39,7 @@ class Live:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._style: str | None = None  # of the text that is being written, if any is
+        self._flow: Flow | None = None  # the text that is being written, if any is
 
     def show(self, event: Event) -> None:
         """Print one event; those that say nothing new print nothing."""
@@ -60,16 +61,16 @@ class Live:
 
     def end_line(self) -> None:
         """End the text that is being written."""
-        if self._style is not None:
-            self._style = None
-            self._console.print()
+        if self._flow is not None:
+            self._flow.end()
+            self._flow = None
 
     def _write(self, text: str, style: str) -> None:
-        if self._style != style:
+        if self._flow is None or self._flow.style != style:
             self.end_line()
             self._console.print()
-            self._style = style
-        self._console.print(styled(text, style), end="", soft_wrap=True)
+            self._flow = Flow(self._console, style)
+        self._flow.write(text)
 
     def _call(self, call: ToolCall) -> None:
         self.end_line()
@@ -84,11 +85,13 @@ class Live:
     def _result(self, result: ToolResult) -> None:
         self.end_line()
         style, bar = ("", "red") if result.is_error else ("dim", "dim")
-        lines = plain(result.text.strip("\n")).split("\n")
-        for text in lines[:RESULT_LINES]:
-            self._line(Text("  │ ", bar).append(text, style))
-        if len(lines) > RESULT_LINES:
-            self._line(Text(f"  │ … {len(lines) - RESULT_LINES} more lines", "dim"))
+        lines = [line for line in plain(result.text).split("\n") if line.strip()]
+        left_out = len(lines) - _HEAD_LINES - _TAIL_LINES
+        for number, text in enumerate(lines):
+            if left_out <= 1 or number < _HEAD_LINES or number >= len(lines) - _TAIL_LINES:
+                self._line(Text("  │ ", bar).append(text, style))
+            elif number == _HEAD_LINES:
+                self._line(Text(f"  │ … {left_out} more lines", "dim"))
 
     def _retry(self, retry: Retry) -> None:
         self.end_line()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+
+import anyio
 
 from sandboxkit.agents.registry import agents
 from sandboxkit.cli.outcome import FAILED
@@ -50,6 +51,7 @@ async def run(
     On a terminal, all is shown there. Where stdout is something else, it gets the final
     answer alone, and the rest goes to stderr.
     """
+    phases = Phases()
     agents.load("claude-code")  # says what to install where its package is missing
     from sandboxkit.agents.claude_code import ClaudeCode
     from sandboxkit.agents.claude_code.agent import default_options
@@ -59,7 +61,6 @@ async def run(
     on_terminal = sys.stdout.isatty()
     console = make_console(stderr=not on_terminal)
     options = replace(default_options(), model=model, max_turns=max_turns)
-    began, phases = time.monotonic(), Phases()
     agent = ClaudeCode(options)
     async with watched_session(console, provider, agent, spec, phases) as session:
         if transfers.upload is not None:
@@ -68,7 +69,7 @@ async def run(
         for path in transfers.download:
             local = await session.sandbox.files.download(path, _target(path, transfers.output))
             console.print(styled(f"\n  downloaded {path} to {local}", "cyan"), soft_wrap=True)
-    phases.total = time.monotonic() - began
+    phases.end()
     print_summary(console, result, phases)
     if not on_terminal:
         sys.stdout.write(plain(result.text) + "\n")
@@ -79,7 +80,7 @@ async def run(
 
 
 async def _upload(sandbox: Sandbox, local: Path) -> None:
-    is_file = local.is_file()
+    is_file = await anyio.Path(local).is_file()
     await sandbox.files.upload(local, local.name if is_file else sandbox.workdir)
 
 

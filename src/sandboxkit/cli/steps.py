@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from rich.filesize import decimal
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -17,6 +17,20 @@ from sandboxkit.progress import Progress, listening
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+class _Open(NamedTuple):
+    """A step that has not ended.
+
+    Attributes:
+        bar: Its line on a terminal.
+        began: When, on the monotonic clock.
+        stays: Whether it is more than a word on what is being done now.
+    """
+
+    bar: TaskID
+    began: float
+    stays: bool
 
 
 class Steps:
@@ -38,7 +52,7 @@ class Steps:
             console=console,
             transient=True,
         )
-        self._open: dict[str, tuple[TaskID, float]] = {}
+        self._open: dict[str, _Open] = {}
         self._listening = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -58,33 +72,36 @@ class Steps:
     def __call__(self, progress: Progress) -> None:
         """Take a report; from any thread."""
         if progress.step not in self._open:
-            self._begin(progress)
-        task, began = self._open[progress.step]
+            self._begin(progress, stays=progress.total is not None)
+        step = self._open[progress.step]
         self._bars.update(
-            task, completed=progress.done or 0, total=progress.total, amount=_amount(progress)
+            step.bar, completed=progress.done or 0, total=progress.total, amount=_amount(progress)
         )
         if progress.finished:
             self._forget_since(progress.step)
-            self.done(progress.step, time.monotonic() - began)
+            self.done(progress.step, time.monotonic() - step.began)
 
-    def _begin(self, progress: Progress) -> None:
+    def _begin(self, progress: Progress, *, stays: bool) -> None:
         words = _words(progress.step)
         if not self._console.is_terminal:
             self._console.print(styled(f"  … {words}", "dim"), soft_wrap=True)
-        elif progress.total is None and len(self._open) > 1:
-            self._forget_since(list(self._open)[-1])  # it was only what was being done then
-        task = self._bars.add_task(words, total=progress.total, amount="")
-        self._open[progress.step] = task, time.monotonic()
+        else:
+            passing = [name for name, step in self._open.items() if not step.stays]
+            if not stays and len(passing) > 1:  # the first is the whole; the last has ended
+                self._bars.remove_task(self._open.pop(passing[-1]).bar)
+        bar = self._bars.add_task(words, total=progress.total, amount="")
+        self._open[progress.step] = _Open(bar, time.monotonic(), stays)
 
     def _forget_since(self, step: str) -> None:
         names = list(self._open)
         for name in names[names.index(step) :]:
-            self._bars.remove_task(self._open.pop(name)[0])
+            self._bars.remove_task(self._open.pop(name).bar)
+        self._bars.refresh()
 
     @contextlib.contextmanager
     def step(self, name: str) -> Generator[None]:
         """A step of our own; what was being done in it is forgotten at its end."""
-        self(Progress(name))
+        self._begin(Progress(name), stays=True)
         yield
         if name in self._open:
             self._forget_since(name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -25,11 +26,12 @@ class Phases:
     """Seconds that the parts of a run took, beside the agent's own.
 
     Attributes:
-        prepare: Image and volumes: a pull or a build the first time.
+        prepare: Until the sandbox could be created: imports, an image the first time.
         create: The creation of the sandbox.
         connect: The start of the agent.
         close: The end of both.
         total: All of it, on the wall.
+        began: When, on the monotonic clock.
     """
 
     prepare: float = 0.0
@@ -37,6 +39,15 @@ class Phases:
     connect: float = 0.0
     close: float = 0.0
     total: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    def passed(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self.began
+
+    def end(self) -> None:
+        """Note the total."""
+        self.total = self.passed()
 
 
 def print_summary(

@@ -25,6 +25,7 @@ _MODULES: Final = (
     "tree",
     "trees",
     "files",
+    "workers",
     "process",
     "tunnels",
     "server",
@@ -57,7 +58,7 @@ sys.modules["sandboxkit_guest.boot"].main(role, {text!r})
 """
 
 _PYTHON = (
-    'command -v python3 >/dev/null 2>&1 && exec python3 -I -S -c "$0" "$@"; '
+    'command -v python3 >/dev/null 2>&1 && exec python3 -I -S -X utf8 -c "$0" "$@"; '
     "echo sandboxkit-no-python; "
 )
 

@@ -18,6 +18,7 @@ from .loop import Loop, Watch
 from .server import Server, end_machine
 
 _START_S = 10.0  # for a guest that another connector is just starting
+_PAUSE_S = 0.1
 
 
 def main(role: str, text: bool) -> None:
@@ -111,7 +112,8 @@ def _serve(directory: str, text: bool, own_streams: bool) -> None:
         os.dup2(null, 1)
         server.connect(streams, text, lambda: None)
         signal.signal(signal.SIGTERM, lambda _number, _frame: server.end())
-    accept = Watch(loop, listener.fileno(), on_readable=lambda: _accept(server, loop, listener))
+    accept = Watch(loop, listener.fileno())
+    accept.on_readable = lambda: _accept(server, loop, listener, accept)
     accept.want(read=True)
     try:
         loop.run()
@@ -119,13 +121,17 @@ def _serve(directory: str, text: bool, own_streams: bool) -> None:
         os.unlink(path)
 
 
-def _accept(server: Server, loop: Loop, listener: socket.socket) -> None:
+def _accept(server: Server, loop: Loop, listener: socket.socket, accept: Watch) -> None:
     try:
         connector, _address = listener.accept()
-    except OSError:
+        watch = Watch(loop, os.dup(connector.fileno()))
+    except BlockingIOError:
+        return
+    except OSError:  # out of descriptors: look again soon, rather than spin
+        accept.want(read=False)
+        loop.later(_PAUSE_S, lambda: accept.want(read=True))
         return
     connector.setblocking(False)
-    watch = Watch(loop, os.dup(connector.fileno()))
 
     def gone() -> None:
         watch.close()
@@ -145,11 +151,15 @@ def _accept(server: Server, loop: Loop, listener: socket.socket) -> None:
                 descriptors.frombytes(payload[: len(payload) // 4 * 4])
         for fd in descriptors:
             os.set_inheritable(fd, False)  # no child may keep the connection open
-        if data and len(descriptors) == 2:
-            link = server.connect((descriptors[0], descriptors[1]), data == b"T", gone)
-            watch.on_readable = link.close
-        else:
+        try:
+            in_fd, out_fd = descriptors  # both, or neither is of use
+            link = server.connect((in_fd, out_fd), data == b"T", gone)
+        except (ValueError, OSError):
+            for fd in descriptors:
+                os.close(fd)
             gone()
+            return
+        watch.on_readable = link.close
 
     watch.on_readable = received
     watch.want(read=True)

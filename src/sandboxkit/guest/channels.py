@@ -6,7 +6,10 @@ broke: what was sent is kept until acknowledged, what was said is said again.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
+import termios
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
@@ -18,10 +21,13 @@ if TYPE_CHECKING:
     from .link import Link
 
 MAX_CHANNELS = 4096  # of one client
+_MAX_MESSAGE = 2000  # characters
+_INT = struct.Struct("i")
 
 
 def failure(code: str, message: str, number: Optional[int] = None) -> Dict[str, Any]:
-    return {"error": {"code": code, "message": message, "errno": number}}
+    clipped = message[:_MAX_MESSAGE]  # it may quote a path or an argument of any length
+    return {"error": {"code": code, "message": clipped, "errno": number}}
 
 
 class Client:
@@ -86,13 +92,7 @@ class Channel:
     def push(self, stream: int, data: bytes) -> None:
         sender = self.senders[stream]
         sender.write(data)
-        if self.client.link is None:
-            self.overflow(sender)
-        else:
-            self._send_unsent(stream, sender)
-
-    def overflow(self, sender: Sender) -> None:
-        """Nobody is connected: by default the window is the limit, then back-pressure."""
+        self._send_unsent(stream, sender)
 
     def end(self, stream: int) -> None:
         sender = self.senders[stream]
@@ -122,10 +122,10 @@ class Channel:
         elif fresh:
             self.consumed(stream, len(fresh))
 
-    def on_eof(self, stream: int) -> None:
+    def on_eof(self, stream: int, offset: int) -> None:
         receiver = self.receivers[stream]
         if not receiver.ended:
-            receiver.ended = True
+            receiver.end(offset)
             sink = self.sinks.get(stream)
             if sink is not None:
                 sink.end()
@@ -149,7 +149,10 @@ class Channel:
         last, answer = self.answer
         if number > last:
             self.answer = (number, None)
-            self.call(value)
+            try:
+                self.call(value)
+            except Exception as error:  # noqa: BLE001 - the host must not wait for ever
+                self.say_return(failure("failed", repr(error)))
         elif answer is not None:
             self.client.send(wire.pack_json(wire.RETURN, self.number, answer, number))
 
@@ -192,6 +195,13 @@ class Channel:
         return {str(stream): receiver.received for stream, receiver in self.receivers.items()}
 
 
+class Refused(Channel):
+    """What could not be started; what the host has sent after it is taken, and dropped."""
+
+    inputs = (wire.STDIN,)
+    outputs = (wire.STDOUT, wire.STDERR)
+
+
 class Source:
     """Reads a descriptor into a stream of a channel, no faster than the host takes it."""
 
@@ -205,6 +215,17 @@ class Source:
         channel.sources[stream] = self
         self._watch.want(read=True)
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that can be read at once."""
+        if self._watch.closed:
+            return 0
+        try:
+            answer = fcntl.ioctl(self._watch.fd, termios.FIONREAD, bytes(_INT.size))
+        except OSError:
+            return 0
+        return int(_INT.unpack(answer)[0])
+
     def resume(self) -> None:
         if not self._watch.closed:
             self._watch.want(read=True)
@@ -216,9 +237,11 @@ class Source:
 
     def _read(self) -> None:
         room = wire.CHUNK if self.discarding else self._channel.room(self._stream)
-        if room <= 0 or not (self.discarding or self._channel.client.may_read()):
-            self._watch.want(read=False)
+        if not (self.discarding or self._channel.client.may_read()):
             self._channel.client.stalled.add(self)
+            room = 0
+        if room <= 0:
+            self._watch.want(read=False)  # an acknowledgement, or a drained link, resumes it
             return
         broken: Optional[OSError] = None
         try:
@@ -236,6 +259,7 @@ class Source:
             self._on_end(broken)
 
     def close(self) -> None:
+        self._channel.client.stalled.discard(self)
         self._watch.close()
 
 

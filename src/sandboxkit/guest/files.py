@@ -1,45 +1,64 @@
 """File operations, each run in a child that has the caller's user and may block.
 
-A file's bytes go over the child's stdin and stdout, the result over its status pipe.
+A file's bytes go over the child's stdin and stdout, the result over its connection.
 Only regular files are read or written: a FIFO or a device planted at a path is
 refused, and never waited for.
 """
 
 from __future__ import annotations
 
+import array
 import errno
 import json
 import os
+import socket
 import stat
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from . import trees
 from .channels import failure
 
+MAX_REQUEST = 64 * 1024  # bytes of a request to a worker
+MAX_ANSWER = 64 * 1024
 _BLOCK = 256 * 1024
+_MAX_NAMES = 5  # of what was left out of a tree: the answer must fit
 
 Request = Dict[str, Any]
 Result = Dict[str, Any]
 
 
-def body(operation: Callable[[Request], Result], request: Request) -> Callable[[int], None]:
-    """What a child does: run the operation, and write its result to the status pipe."""
+def serve() -> None:
+    """A worker's life: do what comes over descriptor 3, one operation after another."""
+    connection = socket.socket(fileno=3)
+    null = os.open(os.devnull, os.O_RDWR)
+    while True:
+        data, extra, _flags, _from = connection.recvmsg(MAX_REQUEST, socket.CMSG_SPACE(2 * 4))
+        if not data:
+            return
+        request = json.loads(data)
+        streams = array.array("i")
+        for _level, _type, rights in extra:
+            streams.frombytes(rights)
+        for number, fd in zip(request["streams"], streams):
+            os.dup2(fd, number)
+        answer = _perform(request)
+        for number in request["streams"]:
+            os.dup2(null, number)
+        os.closerange(5, 64)  # what the operation has left open
+        connection.send(answer)
 
-    def run(status: int) -> None:
-        try:
-            result = operation(request)
-        except OSError as error:
-            message = "%s: %s" % (error.filename or request.get("path"), error.strerror)
-            result = failure("file", message, error.errno)
-        except (Unsafe, trees.TreeError) as error:
-            result = failure("unsafe_path", str(error))
-        except Exception as error:  # noqa: BLE001 - the host is told, whatever it is
-            result = failure("file", "%s: %r" % (request.get("path"), error))
-        answer = json.dumps(result).encode()
-        while answer:
-            answer = answer[os.write(status, answer) :]
 
-    return run
+def _perform(request: Request) -> bytes:
+    try:
+        result = OPERATIONS[request["do"]](request)
+    except OSError as error:
+        message = "%s: %s" % (error.filename or request.get("path"), error.strerror)
+        result = failure("file", message, error.errno)
+    except (Unsafe, trees.TreeError) as error:
+        result = failure("unsafe_path", str(error))
+    except Exception as error:  # noqa: BLE001 - the host is told, whatever it is
+        result = failure("file", "%s: %r" % (request.get("path"), error))
+    return json.dumps(result).encode()
 
 
 class Unsafe(Exception):
@@ -147,13 +166,13 @@ def _stat(request: Request) -> Result:
 def _list(request: Request) -> Result:
     """One JSON line for each entry on stdout: a directory may hold very many."""
     count = 0
-    with os.scandir(request["path"]) as entries, os.fdopen(1, "w", closefd=False) as out:
+    with os.scandir(request["path"]) as entries, os.fdopen(1, "wb", closefd=False) as out:
         for entry in entries:
             try:
                 line = json.dumps(describe(entry.path, entry.name, False))
             except FileNotFoundError:
                 continue
-            out.write(line + "\n")
+            out.write(line.encode() + b"\n")
             count += 1
     return {"count": count}
 
@@ -207,7 +226,8 @@ def _move(request: Request) -> Result:
 
 def _pack(request: Request) -> Result:
     with os.fdopen(1, "wb", buffering=_BLOCK, closefd=False) as out:
-        return {"skipped": trees.pack(request["path"], out)[:1000]}
+        skipped = trees.pack(request["path"], out)
+        return {"skipped": len(skipped), "names": [name[:1000] for name in skipped[:_MAX_NAMES]]}
 
 
 def _unpack(request: Request) -> Result:
@@ -225,4 +245,13 @@ OPERATIONS: Dict[str, Callable[[Request], Result]] = {
     "move": _move,
     "pack": _pack,
     "unpack": _unpack,
+}
+
+# The descriptors that the others do not need.
+STREAMS: Dict[str, Tuple[int, ...]] = {
+    "read": (1,),
+    "write": (0,),
+    "list": (1,),
+    "pack": (1,),
+    "unpack": (0,),
 }

@@ -7,7 +7,7 @@ from collections import deque
 from typing import Callable, Deque, List, Tuple
 
 from . import wire
-from .loop import Loop, Watch, read_some
+from .loop import Loop, Watch, log, read_some
 
 _HIGH = 512 * 1024  # bytes waiting to be written: sources stop reading
 _LOW = 128 * 1024  # and start again
@@ -101,6 +101,9 @@ class Link:
                 if self.closed:
                     return
         except (OSError, wire.WireError):
+            data = b""
+        except Exception as error:  # noqa: BLE001 - nonsense costs the connection
+            log(error)
             data = b""
         if not data:
             self.close()

@@ -7,8 +7,9 @@ import heapq
 import os
 import select
 import signal
+import sys
 import time
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -93,14 +94,16 @@ class Loop:
     def run(self) -> None:
         while self._running:
             for callback in self.before_wait:
-                callback()
-            for fd, events in self.epoll.poll(self._until_timer(), 256):
-                watch = self.watches.get(fd)
-                if watch is not None:
-                    watch.ready(events)
+                guarded(callback)
+            # Looked up before the first is called: it may close a descriptor of another,
+            # and open a new one of the same number.
+            polled = self.epoll.poll(self._until_timer(), 256)
+            for watch, events in [(self.watches.get(fd), events) for fd, events in polled]:
+                if watch is not None and not guarded(watch.ready, events):
+                    watch.close()  # or it would fail for ever
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
-                heapq.heappop(self._timers)[2]()
+                guarded(heapq.heappop(self._timers)[2])
 
     def stop(self) -> None:
         self._running = False
@@ -122,7 +125,23 @@ class Loop:
                 return
             callback = self._children.pop(pid, None)
             if callback is not None:
-                callback(-os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
+                code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+                guarded(callback, code)
+
+
+def guarded(callback: Callable[..., None], *arguments: Any) -> bool:
+    """Call back. A failure is logged and ends nothing else; whether there was none."""
+    try:
+        callback(*arguments)
+    except Exception as error:  # noqa: BLE001
+        log(error)
+        return False
+    return True
+
+
+def log(error: BaseException) -> None:
+    """Write a failure of ours to stderr; the traceback module is slow to import."""
+    sys.excepthook(type(error), error, error.__traceback__)
 
 
 def read_some(fd: int, count: int) -> Optional[bytes]:

@@ -9,34 +9,47 @@ import signal
 import struct
 import subprocess
 import termios
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from . import files, spawn, tree, wire
 from .channels import Channel, Client, Sink, Source, failure
-from .loop import Loop, Watch, read_some
-from .streams import Sender
+from .loop import Loop
+from .workers import Worker, Workers
 
 _SWEEP_S = 0.02  # between two looks for what still lives after a kill
 _SWEEPS = 150
-_TIDY_S = 1.0  # for a file operation to remove what it has half written
 _DETACHED_KEEP = wire.WINDOW // 2  # bytes of output kept while nobody is connected
 _EOT = b"\x04"  # end of input, typed on a terminal
 
 
 class Child(Channel):
-    """What programs and file operations share: pipes, and an end."""
+    """What programs and file operations share: pipes."""
 
-    pid = 0
-    alive = False
+    def __init__(self, client: Client, number: int, loop: Loop) -> None:
+        super().__init__(client, number, loop)
+        self._ends: List[int] = []  # the child's; ours only until it has started
+
+    def start(self, begin: Callable[[], None]) -> None:
+        """Call `begin`, which makes pipes and starts the child, and tidy up after it."""
+        try:
+            begin()
+        except BaseException:
+            Channel.abort(self)
+            raise
+        finally:
+            for fd in self._ends:
+                os.close(fd)
 
     def pipe_in(self, stream: int) -> int:
         """A pipe towards the child; returns the child's end."""
         child_end, mine = os.pipe2(os.O_CLOEXEC)
+        self._ends.append(child_end)
         sink: Sink = Sink(self, stream, mine, lambda _fd: sink.close(), lambda _error: None)
         return child_end
 
     def pipe_out(self, stream: int) -> int:
         mine, child_end = os.pipe2(os.O_CLOEXEC)
+        self._ends.append(child_end)
         Source(self, stream, mine, lambda _error: self.end(stream))
         return child_end
 
@@ -53,23 +66,20 @@ class Program(Child):
         self.detach = bool(request.get("detach"))
         self.argv: List[str] = request["argv"]
         self.user = spawn.find_user(request["user"], request["home"])
+        self.pid = 0
+        self.alive = self.adrift = False
         self._oom_before = _oom_kills()
         self._terminal = -1
-        size = request.get("pty")
-        streams = self._pty(size) if size else self._pipes(bool(request.get("stdin")))
-        try:
-            env = self._environment(request["env"])
-            self.pid = spawn.program(self.user, streams, self.argv, env, request["cwd"])
-        except BaseException:
-            super().abort()
-            raise
-        finally:
-            for fd in set(streams[:3]):
-                if fd != subprocess.DEVNULL:
-                    os.close(fd)
+        self.start(lambda: self._begin(request))
         self.alive = True
         loop.on_child(self.pid, self._exited)
         self.say_reply({"pid": self.pid})
+
+    def _begin(self, request: Dict[str, Any]) -> None:
+        size = request.get("pty")
+        streams = self._pty(size) if size else self._pipes(bool(request.get("stdin")))
+        env = self._environment(request["env"])
+        self.pid = spawn.program(self.user, streams, self.argv, env, request["cwd"])
 
     def _environment(self, wanted: Dict[str, str]) -> Dict[str, str]:
         user = {"HOME": self.user.home, "USER": self.user.name, "LOGNAME": self.user.name}
@@ -80,11 +90,12 @@ class Program(Child):
         return spawn.Streams(inward, self.pipe_out(wire.STDOUT), self.pipe_out(wire.STDERR))
 
     def _pty(self, size: List[int]) -> spawn.Streams:
-        terminal, slave = os.openpty()
-        self._terminal = terminal
+        self._terminal, slave = os.openpty()
+        self._ends.append(slave)
+        Sink(self, wire.STDIN, self._terminal, _type_end, lambda _error: None)
         self._resize(size)
-        Source(self, wire.STDOUT, os.dup(terminal), lambda _error: self.end(wire.STDOUT))
-        Sink(self, wire.STDIN, terminal, _type_end, lambda _error: None)
+        copy = os.dup(self._terminal)
+        Source(self, wire.STDOUT, copy, lambda _error: self.end(wire.STDOUT))
         self.end(wire.STDERR)
         return spawn.Streams(slave, slave, slave, tty=True)
 
@@ -93,13 +104,37 @@ class Program(Child):
         packed = struct.pack("HHHH", rows, columns, 0, 0)
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, packed)
 
-    def overflow(self, sender: Sender) -> None:
-        if self.detach:
+    def room(self, stream: int) -> int:
+        sender = self.senders[stream]
+        if self.adrift:
             sender.drop_oldest(_DETACHED_KEEP)
+        return sender.room
+
+    def set_adrift(self) -> None:
+        """No host has it any more: keep the end of its output, and let it run."""
+        self.client, self.adrift = Client(""), True
+        for source in self.sources.values():
+            source.resume()
+
+    def adopt(self, client: Client, number: int) -> None:
+        """Another host takes it up, where the last one has left it."""
+        self.client, self.number, self.adrift = client, number, False
+        self.answer = (0, None)
+        offsets = {str(stream): sender.taken for stream, sender in self.senders.items()}
+        receiver = self.receivers[wire.STDIN]
+        if not receiver.ended:
+            offsets[str(wire.STDIN)] = receiver.received
+        self.reply = {"pid": self.pid, "offsets": offsets}
+        self.resume({})
 
     def _exited(self, code: int) -> None:
         self.alive = False
-        self.say_done({"exit": code, "oom": _oom_kills() > self._oom_before})
+        # Whatever holds the streams open now, this is all that was written until here.
+        output = {
+            str(n): self.senders[n].end + source.waiting for n, source in self.sources.items()
+        }
+        oom = _oom_kills() > self._oom_before
+        self.say_done({"exit": code, "oom": oom, "output": output})
 
     def call(self, value: Dict[str, Any]) -> None:
         if "signal" in value:
@@ -147,62 +182,45 @@ class Program(Child):
 
 
 class FileOperation(Child):
-    """One file operation, in a child of its own: as the right user, never blocking the loop."""
+    """One file operation, done by a worker of the right user."""
 
     inputs = (wire.STDIN,)
     outputs = (wire.STDOUT,)
 
-    def __init__(self, client: Client, number: int, loop: Loop, request: Dict[str, Any]) -> None:
+    def __init__(
+        self, client: Client, number: int, loop: Loop, workers: Workers, request: Dict[str, Any]
+    ) -> None:
         super().__init__(client, number, loop)
+        self._worker: Optional[Worker] = None
+        self.start(lambda: self._begin(workers, request))
+
+    def _begin(self, workers: Workers, request: Dict[str, Any]) -> None:
         user = spawn.find_user(request["user"], request["home"])
-        body = files.body(files.OPERATIONS[request["do"]], request)
-        ends = self.pipe_in(wire.STDIN), self.pipe_out(wire.STDOUT)
-        try:
-            self.pid, status = spawn.function(user, *ends, body)
-        except BaseException:
-            super().abort()
-            raise
-        finally:
-            for fd in ends:
-                os.close(fd)
-        self.alive = True
-        self._result = b""
-        self._code: Optional[int] = None
-        os.set_blocking(status, False)
-        self._status = Watch(loop, status, on_readable=self._read_status)
-        self._status.want(read=True)
-        loop.on_child(self.pid, self._exited)
+        streams = files.STREAMS.get(request["do"], ())
+        ends = [self.pipe_in(n) if n == wire.STDIN else self.pipe_out(n) for n in streams]
+        if wire.STDOUT not in streams:
+            self.end(wire.STDOUT)
+        order = json.dumps({**request, "env": None, "streams": streams}).encode()
+        self._worker = workers.do(user, order, ends, self._answered)
 
-    def _read_status(self) -> None:
-        data = read_some(self._status.fd, 65536)
-        if data is None:
-            return
-        self._result += data
-        if not data:
-            self._status.close()
-            self._finish()
-
-    def _exited(self, code: int) -> None:
-        self.alive = False
-        self._code = code
-        self._finish()
-
-    def _finish(self) -> None:
-        if not self._status.closed or self._code is None:
-            return
-        if self._result:
-            self.say_done(json.loads(self._result))
+    def _answered(self, answer: Optional[bytes], code: int) -> None:
+        if self._worker is None:
+            Channel.abort(self)  # the host has forgotten the channel; the worker is done
+        elif answer is None:
+            self.say_done(failure("file", "the operation was killed (%d)" % code))
         else:
-            self.say_done(failure("file", "the operation was killed (%d)" % self._code))
+            self.say_done(json.loads(answer))
+        self._worker = None
 
     def abort(self, reset: bool = False) -> None:
-        self._end(signal.SIGTERM)
-        self.loop.later(_TIDY_S, lambda: self._end(signal.SIGKILL))
-        super().abort()
-
-    def _end(self, number: int) -> None:
-        if self.alive:
-            tree.signal_group(self.pid, number)
+        if self._worker is None:
+            Channel.abort(self)
+            return
+        # Its stdin stays open: it must not take the end of the channel for that of the file.
+        self._worker.abort()
+        self._worker = None
+        for source in self.sources.values():
+            source.close()
 
 
 def _type_end(terminal: int) -> None:

@@ -8,16 +8,19 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from . import wire
-from .channels import MAX_CHANNELS, Channel, Client, failure
+from .channels import MAX_CHANNELS, Channel, Client, Refused, failure
 from .link import Link
 from .loop import Loop
 from .process import FileOperation, Program
-from .spawn import StartError, find_user
+from .spawn import StartError, code_of, find_user
 from .tunnels import Connection, Listener
+from .workers import Workers
 
 _TICK_S = 0.25  # how often leases are looked at
 _FIRST_LEASE_S = 60.0  # for a host that has not said hello yet
 _FALLBACK_HOME = "/tmp"
+_MAX_SHOWN = 100  # arguments, and characters of each, in the list of processes
+_ENDED_KEPT = 64  # detached processes that have ended, and that nobody has asked for
 
 
 class Server:
@@ -35,6 +38,7 @@ class Server:
         self._clients: Dict[str, Client] = {}
         self._links: Dict[Link, Optional[Client]] = {}
         self._detached: Dict[str, Program] = {}
+        self._workers = Workers(loop)
         self._settings: Dict[str, Any] = {}
         self._started = self._active = time.monotonic()
         self._no_host_until = self._started + _FIRST_LEASE_S
@@ -95,7 +99,7 @@ class Server:
         if frame.kind == wire.DATA and frame.stream in channel.receivers:
             channel.on_data(frame.stream, frame.offset, frame.payload)
         elif frame.kind == wire.EOF and frame.stream in channel.receivers:
-            channel.on_eof(frame.stream)
+            channel.on_eof(frame.stream, frame.offset)
         elif frame.kind == wire.ACK and frame.stream in channel.senders:
             channel.on_ack(frame.stream, frame.offset)
         elif frame.kind == wire.CALL:
@@ -108,6 +112,10 @@ class Server:
     # hosts
 
     def _hello(self, link: Link, hello: Dict[str, Any]) -> None:
+        refusal = self._refusal(hello)
+        if refusal is not None:
+            link.send(wire.pack_json(wire.WELCOME, 0, {"protocol": wire.PROTOCOL, **refusal}))
+            return
         token = str(hello["client"])
         client = self._clients.get(token)
         known = client is not None
@@ -118,15 +126,24 @@ class Server:
         client.link = link
         self._links[link] = client
         self._renew(client, hello)
-        if not self._settings:
-            self._settings = self._apply(hello.get("settings") or {})
-            self._no_host_until = 0.0  # from now on the leases say
         received: Dict[str, Dict[str, int]] = hello.get("channels") or {}
         self._forget_closed(client, received, int(hello.get("accepted", 0)))
         client.send(wire.pack_json(wire.WELCOME, 0, self._welcome(client, known)))
         for channel in list(client.channels.values()):
             channel.resume(received.get(str(channel.number), {}))
         client.drained()
+
+    def _refusal(self, hello: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+        """Why this host cannot be served; the first one's settings are taken here."""
+        if hello.get("protocol") != wire.PROTOCOL:
+            return failure("protocol", "the guest speaks protocol %d only" % wire.PROTOCOL)
+        if not self._settings:
+            try:
+                self._settings = self._apply(hello.get("settings") or {})
+                self._no_host_until = 0.0  # from now on the leases say
+            except StartError as error:
+                return failure(error.code, error.message, error.number)
+        return None
 
     def _forget_closed(self, client: Client, received: Dict[str, Any], accepted: int) -> None:
         for channel in list(client.channels.values()):
@@ -162,17 +179,25 @@ class Server:
     def _leave(self, client: Client, last: bool) -> None:
         for channel in list(client.channels.values()):
             if isinstance(channel, Program) and channel.detach:
-                self._detached[channel.id] = channel
-                client.channels.pop(channel.number)
-                continue
-            self._close(client, channel, False)
+                self._set_adrift(client, channel)
+            else:
+                self._close(client, channel, False)
         self._no_host_until = max(self._no_host_until, client.deadline)
         self._clients.pop(client.token, None)
         if client.link is not None:
+            client.send(wire.pack_json(wire.BYE, 0, {}))
             client.link.flush()
             client.link.close()
         if last:
             self.end()
+
+    def _set_adrift(self, client: Client, program: Program) -> None:
+        client.channels.pop(program.number, None)
+        program.set_adrift()
+        self._detached[program.id] = program
+        ended = [each for each in self._detached.values() if not each.alive]
+        for oldest in ended[:-_ENDED_KEPT]:
+            self._detached.pop(oldest.id).abort()
 
     # channels
 
@@ -181,11 +206,10 @@ class Server:
             if len(client.channels) >= MAX_CHANNELS:
                 raise StartError("no_resources", "too many channels are open")
             client.channels[number] = self._make(client, number, self._complete(request))
-        except (StartError, OSError) as error:
-            refused = client.channels[number] = Channel(client, number, self.loop)
-            code = error.code if isinstance(error, StartError) else "failed"
-            number_or_none = error.number if isinstance(error, StartError) else error.errno
-            refused.say_done(failure(code, str(error), number_or_none))
+        except Exception as error:  # noqa: BLE001 - a bad request must not end the guest
+            refused = client.channels[number] = Refused(client, number, self.loop)
+            cause = error.number if isinstance(error, StartError) else getattr(error, "errno", None)
+            refused.say_done(failure(code_of(error), str(error), cause))
 
     def _complete(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """What the request leaves open comes from the settings."""
@@ -204,7 +228,7 @@ class Server:
         if kind == "exec":
             return Program(client, number, self.loop, request)
         if kind == "file":
-            return FileOperation(client, number, self.loop, request)
+            return FileOperation(client, number, self.loop, self._workers, request)
         if kind == "connect":
             return Connection(client, number, self.loop, request)
         if kind == "listen":
@@ -222,8 +246,7 @@ class Server:
         program = self._detached.pop(str(request["process"]), None)
         if program is None:
             raise StartError("not_found", "there is no detached process %s" % request["process"])
-        program.client, program.number = client, number
-        self.loop.later(0, lambda: program.resume({}))
+        program.adopt(client, number)
         return program
 
     def _processes(self) -> List[Dict[str, Any]]:
@@ -233,7 +256,7 @@ class Server:
             {
                 "id": p.id,
                 "pid": p.pid,
-                "argv": p.argv,
+                "argv": [argument[:_MAX_SHOWN] for argument in p.argv[:_MAX_SHOWN]],
                 "running": p.alive,
                 "detached": p.id in self._detached,
             }
@@ -241,12 +264,16 @@ class Server:
         ]
 
     def _close(self, client: Client, channel: Channel, reset: bool) -> None:
+        if isinstance(channel, Program) and channel.detach and channel.alive:
+            self._set_adrift(client, channel)
+            return
         client.channels.pop(channel.number, None)
         channel.abort(reset)
 
     # the end
 
     def _tick(self) -> None:
+        self.loop.later(_TICK_S, self._tick)  # first: whatever fails below, leases must end
         now = time.monotonic()
         for client in list(self._clients.values()):
             if now > client.deadline:
@@ -259,14 +286,12 @@ class Server:
         idle = now > self._active + float(self._settings.get("idle_timeout_s") or "inf")
         if unheld or expired or idle:
             self.end()
-            return
-        self.loop.later(_TICK_S, self._tick)
 
     def end(self) -> None:
         """Kill all that was started, and end the sandbox."""
         for client in list(self._clients.values()):
             for channel in list(client.channels.values()):
-                self._close(client, channel, False)
+                channel.abort()
         for program in self._detached.values():
             program.abort()
         self._flush()

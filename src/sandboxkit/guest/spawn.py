@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import termios
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 MARKER = "SANDBOXKIT_PROCESS"  # in the environment of all that a channel starts
 
@@ -24,7 +24,10 @@ _CODES = {
     errno.E2BIG: "too_long",
     errno.EAGAIN: "no_resources",
     errno.ENOMEM: "no_resources",
+    errno.EMFILE: "no_resources",
+    errno.ENFILE: "no_resources",
 }
+_MAX_UID = 2**32 - 2
 
 
 class StartError(Exception):
@@ -57,7 +60,7 @@ def find_user(wanted: Optional[str], fallback_home: str) -> User:
     try:
         entry = pwd.getpwuid(uid) if uid is not None else pwd.getpwnam(str(wanted))
     except KeyError:
-        if uid is None:
+        if uid is None or uid > _MAX_UID:
             raise StartError("bad_user", "there is no user %r in the image" % wanted) from None
         user = User(uid, uid, [uid], str(uid), fallback_home)
     else:
@@ -73,16 +76,18 @@ class _Sacrifice:
     """What is started in this block goes first when memory runs out, not the guest."""
 
     def __init__(self) -> None:
+        self._before = b"0"  # no less than this may be set again without privileges
         try:
-            self._fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+            self._fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+            self._before = os.read(self._fd, 16).strip()
         except OSError:
             self._fd = -1
 
     def __enter__(self) -> None:
-        self._set(b"500")
+        self._set(b"%d" % min(1000, int(self._before) + 500))
 
     def __exit__(self, *_: object) -> None:
-        self._set(b"0")
+        self._set(self._before)
 
     def _set(self, value: bytes) -> None:
         if self._fd != -1:
@@ -148,7 +153,14 @@ def _explained(error: OSError, name: str, cwd: str) -> StartError:
         message = "cannot enter the directory %s: %s" % (cwd, error.strerror)
         return StartError("bad_cwd", message, error.errno)
     message = "cannot start %s: %s" % (name, error.strerror)
-    return StartError(_CODES.get(error.errno or 0, "failed"), message, error.errno)
+    return StartError(code_of(error), message, error.errno)
+
+
+def code_of(error: BaseException) -> str:
+    """The code of docs/protocol.md for what went wrong."""
+    if isinstance(error, StartError):
+        return error.code
+    return _CODES.get(error.errno or 0, "failed") if isinstance(error, OSError) else "failed"
 
 
 def _take_terminal() -> None:
@@ -162,44 +174,36 @@ def _become(user: User) -> None:
         os.setuid(user.uid)
 
 
-def function(user: User, stdin: int, stdout: int, body: Callable[[int], None]) -> Tuple[int, int]:
+def fork(user: User, connection: int, body: Callable[[], None]) -> int:
     """Run `body` in a fork of the guest, as `user`.
 
     Args:
         user: Who it runs as.
-        stdin: Its descriptor 0.
-        stdout: Its descriptor 1.
-        body: Gets the writing end of the status pipe.
+        connection: The one descriptor that it keeps, as number 3; its 0, 1 and 2 are
+            those of the guest.
+        body: What it does; its return or failure is the end of the child.
 
     Returns:
-        Its pid, and the reading end of its status pipe.
+        Its pid.
 
     Raises:
         StartError: There are not enough resources.
     """
-    status_read, status_write = os.pipe2(os.O_CLOEXEC)
     # Until it has handlers of its own, a signal would run the guest's in the child.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         with _sacrifice:
             pid = os.fork()
             if pid == 0:
-                _run(user, stdin, stdout, status_write, body)
+                _run(user, connection, body)
     except OSError as error:
-        os.close(status_read)
         raise StartError("no_resources", "cannot fork: %s" % error.strerror, error.errno) from error
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-        os.close(status_write)
-    return pid, status_read
+    return pid
 
 
-def _leave(_number: int, _frame: object) -> None:
-    """Unwind, so that a file operation removes what it has half written."""
-    raise SystemExit
-
-
-def _run(user: User, stdin: int, stdout: int, status: int, body: Callable[[int], None]) -> None:
+def _run(user: User, connection: int, body: Callable[[], None]) -> None:
     """The child's whole life: nothing may return into the parent's loop."""
     try:
         signal.set_wakeup_fd(-1)
@@ -208,18 +212,22 @@ def _run(user: User, stdin: int, stdout: int, status: int, body: Callable[[int],
             signal.signal(number, _leave)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         os.setsid()
-        os.dup2(stdin, 0)
-        os.dup2(stdout, 1)
+        os.dup2(connection, 3, inheritable=False)
         # Pipes of other children, held open here, would keep their readers waiting.
         for name in os.listdir("/proc/self/fd"):
-            if int(name) > 2 and int(name) != status:
+            if int(name) > 3:
                 try:
                     os.close(int(name))
                 except OSError:
                     continue
         os.umask(0o022)
         _become(user)
-        body(status)
+        body()
         os._exit(0)
     finally:
         os._exit(1)
+
+
+def _leave(_number: int, _frame: object) -> None:
+    """Unwind, so that a file operation removes what it has half written."""
+    raise SystemExit

@@ -10,13 +10,16 @@ from typing import Deque, List, Tuple
 
 from .wire import WINDOW, WireError
 
+_LAST = 1 << 63  # an offset stays below it
+
 
 class Sender:
     """The writing end: keeps what the reader has not acknowledged."""
 
     def __init__(self) -> None:
         self._kept: Deque[Tuple[int, bytes]] = deque()
-        self.acked = 0  # the reader has consumed up to here
+        self.acked = 0  # consumed by the reader, or dropped, up to here
+        self.taken = 0  # consumed by the reader up to here
         self.sent = 0  # sent over the present connection up to here
         self.end = 0  # written up to here
         self.eof = False
@@ -47,6 +50,7 @@ class Sender:
         if offset > self.end:
             raise WireError("an acknowledgement is ahead of the stream")
         self.acked = max(self.acked, offset)
+        self.taken = max(self.taken, offset)
         while self._kept and self._kept[0][0] + len(self._kept[0][1]) <= self.acked:
             self._kept.popleft()
 
@@ -64,6 +68,10 @@ class Sender:
             self.acked = offset + len(data)
         self.sent = max(self.sent, self.acked)
 
+    def begin(self, offset: int) -> None:
+        """Take the stream up where an earlier writer has left it."""
+        self.acked = self.taken = self.sent = self.end = offset
+
 
 class Receiver:
     """The reading end: drops what came twice, says when to acknowledge."""
@@ -77,6 +85,10 @@ class Receiver:
 
     def accept(self, offset: int, data: bytes) -> bytes:
         """The part of `data` that is new."""
+        if offset + len(data) >= _LAST:
+            raise WireError("an offset is larger than allowed")
+        if self.ended and offset + len(data) > self.received:
+            raise WireError("the stream goes on after its end")
         if offset > self.received:
             gap = offset - self.received
             self.lost += gap
@@ -87,6 +99,17 @@ class Receiver:
         if self.received - self.consumed > WINDOW:
             raise WireError("the writer has overrun the window")
         return fresh
+
+    def end(self, offset: int) -> None:
+        """The stream ends at `offset`."""
+        if offset < self.received:
+            raise WireError("the stream ends before its end")
+        self.accept(offset, b"")
+        self.ended = True
+
+    def begin(self, offset: int) -> None:
+        """Take the stream up where an earlier reader has left it."""
+        self.received = self.consumed = self.acked = offset
 
     def consume(self, count: int) -> bool:
         """`count` bytes were passed on; whether it is time to acknowledge."""

@@ -15,12 +15,21 @@ import json
 import os
 import stat
 import struct
-from typing import Any, BinaryIO, Dict, Iterator, List, Optional, cast
+from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Optional
 
 _LENGTH = struct.Struct(">I")
 _BLOCK = 256 * 1024
 _MAX_HEADER = 64 * 1024
+_LAST_S = 1 << 40  # a time of modification is nearer to the epoch than so many seconds
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
+
+
+class Entry(NamedTuple):
+    name: str  # relative to the top, with slashes
+    kind: str
+    mode: int
+    mtime: float
+    target: str
 
 
 class TreeError(Exception):
@@ -57,6 +66,9 @@ def pack(top: str, out: BinaryIO) -> List[str]:
             source = _open_file(path) if kind == "file" else None
         except FileNotFoundError:
             continue  # removed while we walked
+        except _Swapped:
+            skipped.append(name)
+            continue
         _write_header(out, header)
         if source is not None:
             _write_content(out, source)
@@ -65,8 +77,21 @@ def pack(top: str, out: BinaryIO) -> List[str]:
     return skipped
 
 
+class _Swapped(Exception):
+    """It was a file a moment ago."""
+
+
 def _open_file(path: str) -> int:
-    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise _Swapped from error
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise _Swapped
+    return fd
 
 
 def _walk(top: str) -> Iterator[str]:
@@ -125,13 +150,13 @@ def unpack(
     count = 0
     try:
         while True:
-            header = _read_header(source)
-            if header is None:
+            entry = _read_entry(source)
+            if entry is None:
                 return count
             count += 1
             if max_entries is not None and count > max_entries:
                 raise TooLarge("more than %d files and directories" % max_entries)
-            writer.entry(header, source, confined)
+            writer.entry(entry, source, confined)
     finally:
         writer.close()
 
@@ -146,28 +171,25 @@ class _Writer:
         self._left = max_bytes
         self._limit = max_bytes
 
-    def entry(self, header: Dict[str, Any], source: BinaryIO, confined: bool) -> None:
-        name, kind = str(header.get("name")), header.get("kind")
-        parts = name.split("/")
-        if any(part in ("", ".", "..") for part in parts) or "\0" in name:
-            raise TreeError("the name %r leads outside, or is none" % name)
-        parent = self._open_parent(parts[:-1])
-        leaf, mode = parts[-1], int(header.get("mode", 0o644)) & 0o777
-        if kind == "directory":
-            self._directory(parent, leaf, mode)
-        elif kind == "symlink":
-            target = str(header.get("target"))
+    def entry(self, entry: Entry, source: BinaryIO, confined: bool) -> None:
+        parts = entry.name.split("/")
+        if any(part in ("", ".", "..") for part in parts) or "\0" in entry.name:
+            raise TreeError("the name %r leads outside, or is none" % entry.name)
+        parent, leaf = self._open_parent(parts[:-1]), parts[-1]
+        if entry.kind == "directory":
+            self._directory(parent, leaf, entry.mode)
+        elif entry.kind == "symlink":
             if confined:
-                _check_target(name, target)
-            self._clear(parent, leaf, name)
-            os.symlink(target, leaf, dir_fd=parent)
-        elif kind == "file":
-            self._clear(parent, leaf, name)
-            self._file(parent, leaf, mode, source)
-            mtime = float(header.get("mtime", 0))
-            os.utime(leaf, (mtime, mtime), dir_fd=parent, follow_symlinks=False)
+                _check_target(entry)
+            self._clear(parent, leaf, entry.name)
+            os.symlink(entry.target, leaf, dir_fd=parent)
+        elif entry.kind == "file":
+            self._clear(parent, leaf, entry.name)
+            self._file(parent, leaf, entry.mode, source)
+            times = (entry.mtime, entry.mtime)
+            os.utime(leaf, times, dir_fd=parent, follow_symlinks=False)
         else:
-            raise TreeError("%r is neither file, directory nor symlink" % name)
+            raise TreeError("%r is neither file, directory nor symlink" % entry.name)
 
     def _open_parent(self, parts: List[str]) -> int:
         name = "/".join(parts)
@@ -234,22 +256,37 @@ class _Writer:
                 os.close(fd)
 
 
-def _check_target(name: str, target: str) -> None:
-    lands = os.path.normpath(os.path.join(os.path.dirname(name), target))
-    if os.path.isabs(target) or lands == ".." or lands.startswith("../"):
-        raise TreeError("the symlink %r leads outside, to %r" % (name, target))
+def _check_target(entry: Entry) -> None:
+    """A target may climb only first of all, and no higher than the top.
+
+    After another name, `..` would climb from wherever that one, as a symlink, leads to.
+    """
+    parts = [part for part in entry.target.split("/") if part not in ("", ".")]
+    climbs = 0
+    while climbs < len(parts) and parts[climbs] == "..":
+        climbs += 1
+    outside = entry.target.startswith("/") or climbs > entry.name.count("/")
+    if outside or ".." in parts[climbs:]:
+        raise TreeError("the symlink %r leads outside, to %r" % (entry.name, entry.target))
 
 
-def _read_header(source: BinaryIO) -> Optional[Dict[str, Any]]:
+def _read_entry(source: BinaryIO) -> Optional[Entry]:
     (length,) = _LENGTH.unpack(_exactly(source, _LENGTH.size))
     if length == 0:
         return None
     if length > _MAX_HEADER:
         raise TreeError("an entry of %d bytes is larger than allowed" % length)
-    header = json.loads(_exactly(source, length))
-    if not isinstance(header, dict):
-        raise TreeError("an entry is not a JSON object")
-    return cast("Dict[str, Any]", header)
+    try:
+        header = json.loads(_exactly(source, length))
+        mode, mtime = int(header.get("mode", 0o644)), float(header.get("mtime", 0))
+        name, target = header["name"], header.get("target", "")
+        if not (isinstance(name, str) and isinstance(target, str) and abs(mtime) < _LAST_S):
+            raise TypeError
+        name.encode("utf-8", "surrogateescape")
+        target.encode("utf-8", "surrogateescape")
+        return Entry(name, str(header["kind"]), mode & 0o777, mtime, target)
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
+        raise TreeError("what should describe an entry does not") from None
 
 
 def _exactly(source: BinaryIO, count: int) -> bytes:

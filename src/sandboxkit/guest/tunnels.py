@@ -27,46 +27,52 @@ class Connection(Channel):
     ) -> None:
         super().__init__(client, number, loop)
         self._socket: Optional[socket.socket] = None
+        self._connecting: Optional[Watch] = None
         self._open_ends = 2
+        self._reset = False
         if request is not None:
             self._connect(request)
 
     def _connect(self, request: Dict[str, Any]) -> None:
         family = socket.AF_INET6 if ":" in request["host"] else socket.AF_INET
-        connecting = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        code = connecting.connect_ex((request["host"], int(request["port"])))
+        self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        code = self._socket.connect_ex((request["host"], int(request["port"])))
         if code not in (0, errno.EINPROGRESS):
-            connecting.close()
+            self._socket.close()
             raise StartError("connect", os.strerror(code), code)
-        watch = Watch(self.loop, os.dup(connecting.fileno()))
+        self._connecting = Watch(self.loop, os.dup(self._socket.fileno()))
+        self._connecting.on_writable = self._connected
+        self._connecting.want(write=True)
 
-        def connected() -> None:
-            watch.close()
-            problem = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if problem:
-                connecting.close()
-                self.say_done(failure("connect", os.strerror(problem), problem))
-            else:
-                self.say_reply({})
-                self.carry(connecting)
-
-        watch.on_writable = connected
-        watch.want(write=True)
+    def _connected(self) -> None:
+        if self._connecting is None or self._socket is None:
+            return
+        self._connecting.close()
+        problem = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if problem:
+            self._finish(failure("connect", os.strerror(problem), problem))
+        else:
+            self.say_reply({})
+            self.carry(self._socket)
 
     def carry(self, connected: socket.socket) -> None:
         self._socket = connected
-        connected.setblocking(False)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # The two directions end apart, so each has a descriptor of its own.
-        Source(self, wire.STDOUT, os.dup(connected.fileno()), self._read_end)
-        sink = Sink(self, wire.STDIN, os.dup(connected.fileno()), self._write_end, self._broken)
-        for offset_stream, receiver in self.receivers.items():
-            if receiver.ended and offset_stream == wire.STDIN:
-                sink.end()
+        try:
+            connected.setblocking(False)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # The two directions end apart, so each has a descriptor of its own.
+            Source(self, wire.STDOUT, os.dup(connected.fileno()), self._read_end)
+            fd = os.dup(connected.fileno())
+        except OSError:  # there are no descriptors left, or it was reset at once
+            self._finish({"reset": True})
+            return
+        sink = Sink(self, wire.STDIN, fd, self._write_end, self._write_broken)
+        if self.receivers[wire.STDIN].ended:
+            sink.end()
 
     def _read_end(self, error: Optional[OSError]) -> None:
         if error is not None:
-            self._broken(error)
+            self._finish({"reset": True})
             return
         self.end(wire.STDOUT)
         self._one_end_less()
@@ -83,23 +89,24 @@ class Connection(Channel):
     def _one_end_less(self) -> None:
         self._open_ends -= 1
         if self._open_ends == 0:
-            self._finish({"reset": False})
+            self._finish({"reset": self._reset})
 
-    def _broken(self, error: OSError) -> None:
-        self._finish({"reset": True})
+    def _write_broken(self, _error: OSError) -> None:
+        """The peer has gone; what it said before may still wait to be read."""
+        self._reset = True
+        self._one_end_less()
 
     def _finish(self, value: Dict[str, Any]) -> None:
-        super().abort()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self.abort(reset="error" not in value and value["reset"])
         self.say_done(value)
 
     def abort(self, reset: bool = False) -> None:
-        if self._socket is not None and reset:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
         super().abort()
+        if self._connecting is not None:
+            self._connecting.close()
         if self._socket is not None:
+            if reset:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
             self._socket.close()
             self._socket = None
 

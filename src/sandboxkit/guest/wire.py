@@ -26,7 +26,7 @@ CALL = 9  # host: do something with a channel; `offset` is the call's number
 RETURN = 10  # guest: the answer to that call
 CLOSE = 11  # host: forget the channel, and end what still runs in it
 LEASE = 12  # host: I live; the guest echoes it
-BYE = 13  # host: I leave; what is not detached ends
+BYE = 13  # host: I leave; what is not detached ends; the guest echoes it
 
 STDIN = 0  # towards the sandbox
 STDOUT = 1
@@ -38,7 +38,7 @@ MAX_FRAME = 2 * 1024 * 1024  # bytes of a frame's payload that a reader accepts
 GUEST_CHANNELS = 0x80000000  # ids from here on are given by the guest
 
 _HEADER = struct.Struct(">IBBIQ")  # payload length, kind, stream, channel, offset
-_MARK = b"~"  # starts each line of the text encoding, so that foreign lines are skipped
+_MARK = b"~sk~"  # starts each line of the text encoding, so that foreign lines are skipped
 _LINE_BYTES = 24 * 1024
 
 
@@ -56,7 +56,7 @@ class Frame(NamedTuple):
     def json(self) -> Dict[str, Any]:
         try:
             value = json.loads(self.payload)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise WireError("a frame's payload is not JSON") from error
         if not isinstance(value, dict):
             raise WireError("a frame's payload is not a JSON object")
@@ -119,7 +119,7 @@ class LineDecoder(Decoder):
         for line in lines:
             if line.startswith(_MARK):
                 try:
-                    raw = binascii.a2b_base64(line[1:])
+                    raw = binascii.a2b_base64(line[len(_MARK) :])
                 except binascii.Error as error:
                     raise WireError("a line is not base64") from error
                 frames += super().feed(raw)

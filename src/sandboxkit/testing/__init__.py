@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sandboxkit.testing.memory import Answer, Call, MemoryFiles, MemoryProvider
     from sandboxkit.testing.scripted_model import (
         END_OF_SCRIPT,
         HangUp,
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "END_OF_SCRIPT",
+    "Answer",
+    "Call",
     "HangUp",
+    "MemoryFiles",
+    "MemoryProvider",
     "ModelRequest",
     "Reply",
     "ScriptedModel",
@@ -34,7 +39,9 @@ __all__ = [
     "think",
 ]
 
-_MODULES = dict.fromkeys(__all__, "sandboxkit.testing.scripted_model")
+_MODULES = dict.fromkeys(__all__, "sandboxkit.testing.scripted_model") | dict.fromkeys(
+    ("Answer", "Call", "MemoryFiles", "MemoryProvider"), "sandboxkit.testing.memory"
+)
 """Where each public name lives."""
 
 

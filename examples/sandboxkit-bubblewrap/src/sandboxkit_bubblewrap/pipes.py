@@ -28,11 +28,14 @@ class Pipes(ByteChannel):
         self._reads: dict[asyncio.Task[bytes], int] = {}  # under way, whoever is cancelled
 
     @classmethod
-    async def start(cls, argv: Sequence[str], env: Mapping[str, str]) -> Self:
-        """Start a program, in a session of its own."""
+    async def start(
+        cls, argv: Sequence[str], env: Mapping[str, str], fds: Sequence[int] = ()
+    ) -> Self:
+        """Start a program, in a session of its own, which is given the descriptors `fds`."""
+        popen = partial(subprocess.Popen[bytes], argv, env=env, cwd="/", start_new_session=True)
         pipe = subprocess.PIPE
-        popen = partial(subprocess.Popen[bytes], bufsize=0, cwd="/", start_new_session=True)
-        self = cls(await run_sync(partial(popen, argv, env=env, stdin=pipe, stdout=pipe, stderr=pipe)))
+        pipes = partial(popen, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=fds)
+        self = cls(await run_sync(pipes))
         await self._connect()
         return self
 
@@ -93,9 +96,11 @@ class Pipes(ByteChannel):
             task.cancel()
         for transport in self._transports:
             transport.close()
-        with anyio.move_on_after(_CLOSE_S, shield=True):
-            if self._program.poll() is None:
-                self._program.terminate()
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(_CLOSE_S):  # a connector ends with its streams
+                await Pipes.wait(self)
+                return
+            self._program.kill()
             await Pipes.wait(self)
 
 

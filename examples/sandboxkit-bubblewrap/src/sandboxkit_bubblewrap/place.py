@@ -21,7 +21,9 @@ from sandboxkit.providers.base import Difference, Effective, SandboxInfo
 
 UID = 1000
 WRITABLE = ("work", "tmp", "run", "home")
-REMOVE = 'chmod -R u+rwx -- "$0" 2>/dev/null; rm -rf -- "$0"'  # the agent may have locked some of it
+REMOVE = (
+    'chmod -R u+rwx -- "$0" 2>/dev/null; rm -rf -- "$0"'  # the agent may have locked some of it
+)
 _END_S = 20.0
 
 
@@ -37,6 +39,7 @@ class Place:
         (self.path / "info.json").write_text(json.dumps(asdict(info), default=str))
         (self.path / "passwd").write_text(f"sandbox:x:{UID}:{UID}::/home:/bin/sh\n")
         (self.path / "group").write_text(f"sandbox:x:{UID}:\n")
+        (self.path / "shadow").touch(mode=0)  # not the host's, and as closed as that
         for name in WRITABLE:
             (self.path / name).mkdir(mode=0o755)
             if os.getuid() == 0:

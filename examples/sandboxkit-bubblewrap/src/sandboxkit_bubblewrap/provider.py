@@ -116,8 +116,9 @@ class BubblewrapHandle(SandboxHandle):
         if namespaces is None:
             raise SandboxDiedError("the sandbox has ended", op="spawn", sandbox_id=self.info.id)
         env = {**await run_sync(self._place.env), **command.env}
-        line = walls.entering(namespaces, command, self.info.effective.workdir or "/")
-        started = await Pipes.start(line, env)
+        workdir = self.info.effective.workdir or "/"
+        with walls.entering(namespaces, command, workdir) as (line, fds):
+            started = await Pipes.start(line, env, fds)
         try:
             await started.heading(walls.READY)
         except EOFError as error:

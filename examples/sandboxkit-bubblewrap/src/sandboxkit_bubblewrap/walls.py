@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -23,10 +25,12 @@ _ETC = (
     *("alternatives", "ca-certificates", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d"),
     *("localtime", "nsswitch.conf", "os-release", "protocols", "resolv.conf", "services", "ssl"),
 )
-# Left to itself, it outlives this host until the guest ends, and cleans up after it.
-_SUPERVISE = f'exec 4<&0; ("$@" 3>&2 <&4 4<&-; {REMOVE}) &'
+# Left to itself, it outlives this host until the guest ends, and cleans up after it. What
+# a shell starts in the background ignores Ctrl-C; the sandbox's programs shall not.
+_SUPERVISE = f'exec 4<&0; (env --default-signal "$@" 3>&2 <&4 4<&-; {REMOVE}) &'
 _SAY_READY = f'echo {READY.decode().strip()} >&2; exec "$@"'
 _START = f'cd -- "$0" && command -v -- "$1" >/dev/null && {{ {_SAY_READY}; }}'
+_NS_GET_PARENT = 0xB702
 _ENTER = {"mnt": "-m", "pid": "-p", "net": "-n", "ipc": "-i", "uts": "-u"}
 
 # As root, the sandbox's user is truly another one, not root by another name: to the
@@ -35,7 +39,7 @@ _ROOT = os.getuid() == 0
 _USER = (
     ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
     if _ROOT
-    else ("--unshare-user", "--disable-userns", "--uid", str(UID), "--gid", str(UID))
+    else ("--unshare-user", "--uid", str(UID), "--gid", str(UID))
 )
 _BECOME = (
     *("setpriv", "--no-new-privs"),
@@ -80,7 +84,7 @@ def _walls(spec: SandboxSpec, place: Place) -> Iterator[str]:
         yield from ("--perms", "0755", "--dir", directory)  # bubblewrap's own are for root alone
     for name in _ETC:
         yield from ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}")
-    for name in ("passwd", "group"):
+    for name in ("passwd", "group", "shadow"):
         yield from ("--ro-bind", str(place.path / name), f"/etc/{name}")
     for name in WRITABLE:
         inside = spec.workdir if name == "work" else f"/{name}"
@@ -96,9 +100,28 @@ def _parents(*paths: str) -> list[str]:
     return sorted({str(above) for path in paths for above in Path(path).parents} - {"/"})
 
 
-def entering(namespaces: Mapping[str, int], command: Command, workdir: str) -> list[str]:
-    """The command line that starts a program in a sandbox that lives."""
+@contextlib.contextmanager
+def entering(
+    namespaces: Mapping[str, int], command: Command, workdir: str
+) -> Iterator[tuple[list[str], tuple[int, ...]]]:
+    """The command line that starts a program in a sandbox that lives.
+
+    Yields:
+        It, and the descriptors that it must be given.
+    """
+    first = namespaces["child-pid"]
     flags = [flag for name, flag in _ENTER.items() if f"{name}-namespace" in namespaces]
-    user = () if _ROOT else ("-U", "--preserve-credentials")
-    enter = [program("nsenter"), "-t", str(namespaces["child-pid"]), *user, *flags, "--"]
-    return [*enter, *_BECOME, "/bin/sh", "-c", _START, command.cwd or workdir, *command.argv]
+    start = [*_BECOME, "/bin/sh", "-c", _START, command.cwd or workdir, *command.argv]
+    if _ROOT:
+        yield [program("nsenter"), "-t", str(first), *flags, "--", *start], ()
+        return
+    # The walls belong to a user namespace (where bubblewrap could mount what it must), the
+    # processes to one inside of that.
+    with Path(f"/proc/{first}/ns/user").open("rb") as inner:
+        outer = fcntl.ioctl(inner, _NS_GET_PARENT)
+    try:
+        through = [f"--user=/proc/self/fd/{outer}", "--preserve-credentials", *flags, "--"]
+        inward = ["nsenter", "-t", "1", "-U", "--preserve-credentials", "--"]
+        yield [program("nsenter"), "-t", str(first), *through, *inward, *start], (outer,)
+    finally:
+        os.close(outer)

@@ -5,9 +5,19 @@ from __future__ import annotations
 from sandboxkit.testing.conformance import fixtures
 from sandboxkit.testing.conformance.differences import cannot, not_yet
 from sandboxkit.testing.conformance.promise import PROMISES
-from sandboxkit.testing.conformance.promises import output, starting
+from sandboxkit.testing.conformance.promises import (
+    detached,
+    endings,
+    files,
+    output,
+    paths,
+    spawned,
+    starting,
+    terminals,
+    trees,
+)
 
-SUBJECTS = (starting, output)
+SUBJECTS = (starting, output, endings, spawned, terminals, detached, files, paths, trees)
 """The files of the kit, in the order in which they are best read."""
 
 conformance_kit = True

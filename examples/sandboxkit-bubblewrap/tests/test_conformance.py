@@ -1,0 +1,12 @@
+"""Every promise of sandboxkit's conformance kit, on bubblewrap."""
+
+from __future__ import annotations
+
+import pytest
+from sandboxkit.testing.conformance import *  # noqa: F403
+from sandboxkit_bubblewrap import BubblewrapProvider
+
+
+@pytest.fixture
+def provider() -> BubblewrapProvider:
+    return BubblewrapProvider()
