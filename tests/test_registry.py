@@ -36,12 +36,14 @@ class Provider(MemoryProvider):
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Install a distribution with one provider, as pip would lay it out."""
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
 
     def install(distribution: str, name: str, module: str, source: str) -> None:
         metadata = tmp_path / f"{distribution.replace('-', '_')}-1.0.dist-info"
         metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+        (metadata / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
+        )
         (metadata / "entry_points.txt").write_text(
             f"[sandboxkit.providers]\n{name} = {module}:Provider\n"
         )
@@ -56,7 +58,9 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 
 def test_an_installed_plugin_is_found_by_its_name(install: Install) -> None:
-    install("plugin-a", "cloud-a", "plugin_a", PLUGIN.format(name="cloud-a", version=INTERFACE_VERSION))
+    install(
+        "plugin-a", "cloud-a", "plugin_a", PLUGIN.format(name="cloud-a", version=INTERFACE_VERSION)
+    )
     assert providers.make("cloud-a").name == "cloud-a"
 
 

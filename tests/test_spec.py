@@ -52,7 +52,7 @@ def test_the_defaults_are_those_of_the_hosting_guide() -> None:
     ],
 )
 def test_a_wrong_value_is_named(fields: dict[str, Any], said: str) -> None:
-    with pytest.raises(InvalidSpecError, match="not valid|reserved") as caught:
+    with pytest.raises(InvalidSpecError, match=r"not valid|reserved") as caught:
         SandboxSpec.build(None, **fields)
     assert said in str(caught.value)
     assert isinstance(caught.value, ValueError)

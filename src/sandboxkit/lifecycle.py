@@ -104,6 +104,8 @@ async def made(provider: SandboxProvider, spec: SandboxSpec) -> SandboxHandle:
 
 async def _remove(provider: SandboxProvider, key: str) -> None:
     async for info in provider.list({KEY_LABEL: key}):
+        if info.labels.get(KEY_LABEL) != key:  # a plugin's mistake must not cost others theirs
+            continue
         await (await provider.attach(info.id)).destroy()
 
 
@@ -142,9 +144,9 @@ def described(
     guest = isinstance(channel, GuestClient)
     if not guest:
         differences = (*differences, *NO_GUEST)
-    return replace(
-        info, state="running", guest=guest, differences=(*info.differences, *differences)
-    )
+    told = {difference.field for difference in info.differences}  # by who knows more
+    added = tuple(difference for difference in differences if difference.field not in told)
+    return replace(info, state="running", guest=guest, differences=(*info.differences, *added))
 
 
 def _settings(spec: SandboxSpec, info: SandboxInfo) -> dict[str, Any]:

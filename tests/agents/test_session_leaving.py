@@ -132,7 +132,7 @@ async def test_interrupt_from_within_a_slow_reader(sandbox: Sandbox) -> None:
         buffered: Any = vars(session.conversation.client)["_query"].__dict__["_message_receive"]
         async for event in session.stream("Count"):
             if is_text(event):
-                while not buffered.statistics().tasks_waiting_send:  # noqa: ASYNC110 - untold
+                while not buffered.statistics().tasks_waiting_send:
                     await asyncio.sleep(0.01)
                 await session.interrupt()
                 break

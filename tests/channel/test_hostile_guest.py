@@ -285,7 +285,7 @@ async def test_what_was_closed_during_a_reconnect_is_closed_in_the_guest_too() -
             await greeted.wait()
             channel.close()
             closed.set()
-            while not heard:  # noqa: ASYNC110 - it is the script that hears it
+            while not heard:
                 await anyio.sleep(0.001)
     assert heard == [channel.number]
 

@@ -48,7 +48,9 @@ async def opened_and_closed() -> None:
 @pytest.mark.parametrize("rounds", [15, pytest.param(100, marks=pytest.mark.slow)])
 async def test_a_cancelled_create_leaves_nothing(rounds: int) -> None:
     chance = random.Random(rounds)
-    cut = [await cancelled_after(opened_and_closed(), chance.uniform(0, 0.5)) for _ in range(rounds)]
+    cut = [
+        await cancelled_after(opened_and_closed(), chance.uniform(0, 0.5)) for _ in range(rounds)
+    ]
     assert any(cut)
     assert await living() == set()
 

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.usefixtures("engine"), pytest.mark.timeout(300)]
 
 CUTS = 20
 CALLS = 12
-WORDS = "one two three four five six seven eight nine ten".split()
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
 def script() -> ScriptedModel:

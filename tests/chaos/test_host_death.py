@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-import sandboxkit as sk
 from sandboxkit.providers.registry import providers
 from sandboxkit.spec import OWNER_LABEL
 from tests.leaks import OWNER

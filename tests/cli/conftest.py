@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,4 +16,3 @@ def cli(engine: str, tmp_path: Path) -> Iterator[Cli]:
     cli = Cli(tmp_path)
     yield cli
     assert cli.ids() == []
-    shutil.rmtree(tmp_path / "sandboxkit-demo", ignore_errors=True)

@@ -42,7 +42,8 @@ async def test_a_prompt_with_files(cli: Cli) -> None:
 async def test_nothing_from_the_sandbox_reaches_the_terminal_raw(cli: Cli) -> None:
     octal = "".join(f"\\{byte:03o}" for byte in HOSTILE.encode())
     script: list[Step] = [
-        [say(f"I say {HOSTILE}"), call("Bash", command=f"printf '{octal}' # {HOSTILE}")],
+        [say(f"I say {HOSTILE}"), call("Read", file_path=f"{HOSTILE}/file")],
+        call("Bash", command=f"printf '{octal}'"),
         say(f"Done {HOSTILE}"),
     ]
     raw = ["\x1b]", "\x07", "\x1b[2J", "\x9b", "\u202e"]
@@ -53,7 +54,8 @@ async def test_nothing_from_the_sandbox_reaches_the_terminal_raw(cli: Cli) -> No
     shown = (piped.stdout + piped.stderr).decode()
     assert piped.returncode == 0
     assert not [mark for mark in [*raw, "\x1b", "\r"] if mark in shown]
-    assert shown.count("␛]0;owned␇␛[2J") >= 3  # said, called and answered; the result too
+    for line in ("I say ␛]0;owned␇␛[2J", "  Read ␛]0;owned␇␛[2J", "  │ ␛]0;owned␇␛[2J"):
+        assert f"\n{line}" in shown
 
     async with ScriptedModel(script) as model:
         on_terminal = partial(cli.run_on_terminal, "run", "Go", env=account(model))

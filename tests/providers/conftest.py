@@ -82,7 +82,7 @@ async def run(handle: SandboxHandle, *argv: str, user: str | None = None) -> str
 async def until_gone(provider: DockerProvider, spec: SandboxSpec) -> None:
     """Wait until the engine has removed the spec's container; it tells nobody."""
     with anyio.fail_after(30):
-        while await found(provider, spec):  # noqa: ASYNC110
+        while await found(provider, spec):
             await anyio.sleep(0.02)
 
 

@@ -75,6 +75,7 @@ class GuestClient:
         self._task: asyncio.Task[None] | None = None
         self._failure: SandboxError | None = None
         self._leaving = False
+        self._left = asyncio.Event()  # the guest has heard our BYE, or cannot any more
         self.connected = False
         self.welcome: Mapping[str, Any] = {}
 
@@ -227,6 +228,8 @@ class GuestClient:
         except Exception as error:  # whatever it is, nobody may wait for ever
             log.exception("the channel failed")
             self.fail(ProtocolError(f"the channel failed: {error!r}"))
+        finally:
+            self._left.set()
 
     async def _serve_connections(self) -> None:
         while True:
@@ -301,6 +304,9 @@ class GuestClient:
         if frame.kind == wire.OPEN:
             self._on_open(frame)
             return
+        if frame.kind == wire.BYE:
+            self._left.set()
+            return
         channel = self._channels.get(frame.channel)
         if channel is not None:
             channel.on_frame(frame)
@@ -355,25 +361,12 @@ class GuestClient:
         if keep_s is not None:
             self.send(wire.pack_json(wire.LEASE, 0, {"lease_s": keep_s}))
         if say_bye and self.connected and self._failure is None:
-            # Taken away first: the end of `_serve` would close it before the last word.
-            stream, self._stream = self._required_stream(), None
-            frames = [*self._out, wire.pack_json(wire.BYE, 0, {})]
-            with contextlib.suppress(Exception), anyio.move_on_after(_CLOSE_S):
-                await cancel_and_wait(self._task)
-                await self._say_bye(stream, b"".join(frames))
-            with contextlib.suppress(Exception), anyio.move_on_after(_CLOSE_S):
-                await stream.aclose()
+            self.send(wire.pack_json(wire.BYE, 0, {}))
+            with anyio.move_on_after(_CLOSE_S):
+                await self._left.wait()
         self.fail(SandboxClosedError("the sandbox has been closed"))
         await cancel_and_wait(self._task)
         await self._disconnect()
-
-    async def _say_bye(self, stream: ByteChannel, data: bytes) -> None:
-        """Send the last frames, and wait until the guest has taken them."""
-        await stream.send(wire.to_lines(data) if stream.encoding == "text_lines" else data)
-        while True:
-            frames = self._decoder.feed(await _stdout(stream))
-            if any(frame.kind == wire.BYE for frame in frames):
-                return
 
     def _required_stream(self) -> ByteChannel:
         if self._stream is None:

@@ -87,7 +87,8 @@ class Fallback:
         Raises:
             SandboxError: They cannot: the image has no shell, or is for another platform.
         """
-        request = {"argv": ["/bin/sh", "-c", ":"], "cwd": "/", "env": {}, "user": None}
+        request: dict[str, Any] = {"argv": ["/bin/sh", "-c", ":"], "cwd": "/", "env": {}}
+        request["user"] = None
         await self.execute(request, stdin=None, timeout_s=_CHECK_S, max_output_bytes=_PIECE)
 
     async def execute(

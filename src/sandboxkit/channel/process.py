@@ -106,8 +106,8 @@ class OutputStream:
         """Bytes that a detached process wrote while no host was there to keep up."""
         return self._channel.receivers[self._stream].lost
 
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        """The next bytes, at most `max_bytes`; waits until there are some.
+    async def receive(self, max_bytes: int = wire.CHUNK) -> bytes:
+        """The next bytes, at most `max_bytes` (256 KiB); waits until there are some.
 
         Cancelling loses nothing.
 
@@ -310,7 +310,9 @@ def check_size(rows: int, columns: int) -> None:
         InvalidSpecError: No terminal has it.
     """
     if not (1 <= rows <= _MAX_SIZE and 1 <= columns <= _MAX_SIZE):
-        raise InvalidSpecError(f"a terminal has 1 to {_MAX_SIZE} rows and columns: {rows}, {columns}")
+        raise InvalidSpecError(
+            f"a terminal has 1 to {_MAX_SIZE} rows and columns: {rows}, {columns}"
+        )
 
 
 def _all_text(values: Iterable[object]) -> bool:

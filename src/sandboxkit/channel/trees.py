@@ -19,6 +19,7 @@ from sandboxkit.errors import SizeLimitError, UnsafePathError
 from sandboxkit.guest import trees, wire
 
 _BLOCK = 256 * 1024
+_GATHER = 1024 * 1024
 
 
 class _Into(io.RawIOBase):
@@ -93,17 +94,19 @@ async def save(source: OutputStream, local: Path, max_bytes: int, *, mode: int) 
     received = 0
     try:
         async with await anyio.open_file(beside, "xb") as target:
-            while True:
-                try:
-                    block = await source.receive(_BLOCK)
-                except anyio.EndOfStream:
-                    break
+            # Gathered, because each write is a trip to a thread.
+            gathered = bytearray()
+            async for block in source:
                 received += len(block)
                 if received > max_bytes:
                     raise SizeLimitError(
                         f"the file has more than {max_bytes} bytes", op="files.download"
                     )
-                await target.write(block)
+                gathered += block
+                if len(gathered) >= _GATHER:
+                    await target.write(gathered)
+                    gathered = bytearray()
+            await target.write(gathered)
         await beside.chmod(mode)
         await beside.replace(local)
     except BaseException:

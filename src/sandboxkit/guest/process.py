@@ -19,6 +19,8 @@ from .workers import Worker, Workers
 _SWEEP_S = 0.02  # between two looks for what still lives after a kill
 _SWEEPS = 150
 _DETACHED_KEEP = wire.WINDOW // 2  # bytes of output kept while nobody is connected
+_F_SETPIPE_SZ = 1031  # in fcntl from Python 3.10 on
+_OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 _EOT = b"\x04"  # end of input, typed on a terminal
 
 
@@ -153,16 +155,22 @@ class Program(Child):
     def _kill(self, grace_s: float) -> None:
         """TERM to the whole tree, then KILL when the grace has passed; answers at the end."""
         if grace_s > 0:
-            tree.signal_all(self.pid, self.alive, self.id, self.user, signal.SIGTERM)
+            try:
+                tree.signal_all(self.pid, self.alive, self.id, self.user, signal.SIGTERM)
+            except OSError:  # out of descriptors: the group has got it
+                pass
         sweeps = int(grace_s / _SWEEP_S)
         self._until_gone(sweeps, sweeps + _SWEEPS, answer=True)
 
     def _until_gone(self, grace: int, left: int, answer: bool) -> None:
-        if grace > 0:
-            gone = not self.alive and not tree.members(self.id, self.user)
-        else:
-            found = tree.signal_all(self.pid, self.alive, self.id, self.user, signal.SIGKILL)
+        try:
+            if grace > 0:
+                found = len(tree.members(self.id, self.user))
+            else:
+                found = tree.signal_all(self.pid, self.alive, self.id, self.user, signal.SIGKILL)
             gone = not self.alive and not found
+        except OSError:  # out of descriptors: look again
+            gone = False
         if not gone and left > 0:
             again = lambda: self._until_gone(grace - 1, left - 1, answer)  # noqa: E731
             self.loop.later(_SWEEP_S, again)
@@ -198,6 +206,8 @@ class FileOperation(Child):
         user = spawn.find_user(request["user"], request["home"])
         streams = files.STREAMS.get(request["do"], ())
         ends = [self.pipe_in(n) if n == wire.STDIN else self.pipe_out(n) for n in streams]
+        for fd in ends:
+            _widen(fd)
         if wire.STDOUT not in streams:
             self.end(wire.STDOUT)
         order = json.dumps({**request, "env": None, "streams": streams}).encode()
@@ -223,6 +233,14 @@ class FileOperation(Child):
             source.close()
 
 
+def _widen(pipe: int) -> None:
+    """Fewer wake-ups for a large file; not for programs, whose pipes may be many."""
+    try:
+        fcntl.fcntl(pipe, _F_SETPIPE_SZ, wire.CHUNK)
+    except OSError:
+        pass
+
+
 def _type_end(terminal: int) -> None:
     try:
         os.write(terminal, _EOT)
@@ -230,14 +248,24 @@ def _type_end(terminal: int) -> None:
         pass
 
 
-def _oom_kills() -> int:
+class _OomKills:
     """How many processes of this sandbox the kernel has killed for memory."""
-    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+
+    def __init__(self) -> None:
+        self._fd = -1
+        for path in _OOM_COUNTERS:
+            try:
+                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                return
+            except OSError:
+                continue
+
+    def __call__(self) -> int:
         try:
-            with open(path, "rb") as counters:
-                for line in counters:
-                    if line.startswith(b"oom_kill "):
-                        return int(line.split()[1])
+            lines = os.pread(self._fd, 4096, 0).split(b"\n")
         except OSError:
-            continue
-    return 0
+            return 0
+        return sum(int(line.split()[1]) for line in lines if line.startswith(b"oom_kill "))
+
+
+_oom_kills = _OomKills()

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import termios
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 MARKER = "SANDBOXKIT_PROCESS"  # in the environment of all that a channel starts
 
@@ -28,6 +28,7 @@ _CODES = {
     errno.ENFILE: "no_resources",
 }
 _MAX_UID = 2**32 - 2
+_MAX_USERS = 64  # that are remembered
 
 
 class StartError(Exception):
@@ -56,6 +57,22 @@ def find_user(wanted: Optional[str], fallback_home: str) -> User:
     Raises:
         StartError: There is no such user, or the guest may not become it.
     """
+    key = (wanted, fallback_home, _changed("/etc/passwd"), _changed("/etc/group"))
+    if key not in _users:
+        if len(_users) >= _MAX_USERS:
+            _users.clear()
+        _users[key] = _look_up(wanted, fallback_home)
+    return _users[key]
+
+
+def _changed(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _look_up(wanted: Optional[str], fallback_home: str) -> User:
     uid = os.getuid() if wanted is None else int(wanted) if wanted.isdigit() else None
     try:
         entry = pwd.getpwuid(uid) if uid is not None else pwd.getpwnam(str(wanted))
@@ -70,6 +87,9 @@ def find_user(wanted: Optional[str], fallback_home: str) -> User:
     if os.getuid() != 0 and not user.is_me:
         raise StartError("bad_user", "the guest may not start processes as user %s" % user.name)
     return user
+
+
+_users: Dict[Tuple[Optional[str], str, int, int], User] = {}
 
 
 class _Sacrifice:

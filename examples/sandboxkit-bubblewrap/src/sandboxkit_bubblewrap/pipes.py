@@ -10,6 +10,7 @@ from typing import IO, Any, Self, cast
 
 import anyio
 from anyio.to_thread import run_sync
+
 from sandboxkit.errors import ConnectionLostError
 from sandboxkit.providers.base import ByteChannel, Output
 
@@ -32,10 +33,22 @@ class Pipes(ByteChannel):
         cls, argv: Sequence[str], env: Mapping[str, str], fds: Sequence[int] = ()
     ) -> Self:
         """Start a program, in a session of its own, which is given the descriptors `fds`."""
-        popen = partial(subprocess.Popen[bytes], argv, env=env, cwd="/", start_new_session=True)
-        pipe = subprocess.PIPE
-        pipes = partial(popen, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=fds)
-        self = cls(await run_sync(pipes))
+
+        def start() -> subprocess.Popen[bytes]:
+            pipe = subprocess.PIPE
+            return subprocess.Popen(
+                argv,
+                bufsize=0,
+                cwd="/",
+                env=env,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                pass_fds=fds,
+                start_new_session=True,
+            )
+
+        self = cls(await run_sync(start))
         await self._connect()
         return self
 
@@ -85,7 +98,7 @@ class Pipes(ByteChannel):
         return None
 
     async def wait(self) -> int | None:
-        while (code := self._program.poll()) is None:
+        while (code := self._program.poll()) is None:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
         return code
 

@@ -33,6 +33,12 @@ class Place:
 
     path: Path
 
+    @classmethod
+    def all(cls, root: Path) -> list[SandboxInfo]:
+        """What is known of each sandbox that has its directory below `root`."""
+        found = root.iterdir() if root.exists() else ()
+        return [info for path in found if (info := cls(path).info()) is not None]
+
     def make(self, info: SandboxInfo) -> None:
         """Write down what it will be, before anything of it runs."""
         self.path.mkdir(mode=0o700, parents=True)
@@ -59,9 +65,12 @@ class Place:
         return said if here == said["pid-namespace"] else None  # else its number is another's now
 
     def env(self) -> dict[str, str]:
-        """The environment that its first process got."""
+        """The environment that its first process got; empty if it does not live."""
         pid = (self.namespaces() or {}).get("child-pid")
-        pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        try:
+            pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            return {}
         return dict(os.fsdecode(pair).split("=", 1) for pair in pairs if pair)
 
     def info(self) -> SandboxInfo | None:

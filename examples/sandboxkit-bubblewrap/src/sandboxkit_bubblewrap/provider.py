@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from anyio.to_thread import run_sync
+
 from sandboxkit.concurrency import obtain
 from sandboxkit.errors import (
     ExecStartError,
@@ -85,13 +86,9 @@ class BubblewrapProvider(SandboxProvider):
         )
 
     async def list(self, labels: Mapping[str, str]) -> AsyncIterator[SandboxInfo]:
-        for info in await run_sync(self._all):
+        for info in await run_sync(Place.all, self._root):
             if labels.items() <= info.labels.items():
                 yield info
-
-    def _all(self) -> list[SandboxInfo]:
-        found = self._root.iterdir() if self._root.exists() else ()
-        return [info for path in found if (info := Place(path).info()) is not None]
 
 
 class BubblewrapHandle(SandboxHandle):
@@ -112,21 +109,28 @@ class BubblewrapHandle(SandboxHandle):
         return await obtain(self._spawn(command), release=Pipes.aclose, deadline_s=_SPAWN_S)
 
     async def _spawn(self, command: Command) -> Pipes:
-        namespaces = await run_sync(self._place.namespaces)
-        if namespaces is None:
-            raise SandboxDiedError("the sandbox has ended", op="spawn", sandbox_id=self.info.id)
+        namespaces = await self._namespaces()
         env = {**await run_sync(self._place.env), **command.env}
         workdir = self.info.effective.workdir or "/"
         with walls.entering(namespaces, command, workdir) as (line, fds):
             started = await Pipes.start(line, env, fds)
         try:
             await started.heading(walls.READY)
-        except EOFError as error:
-            code = "not_found" if await started.wait() == 127 else "bad_cwd"
+        except BaseException as error:
             await started.aclose()
-            message = f"{command.argv[0]} could not be started: {error or 'no such program'}"
+            if not isinstance(error, EOFError):
+                raise
+            await self._namespaces()
+            code = "not_found" if await started.wait() == 127 else "bad_cwd"
+            message = f"{command.argv[0]} could not be started: {str(error) or 'no such program'}"
             raise ExecStartError(message, code=code, op="spawn") from error
         return started
+
+    async def _namespaces(self) -> dict[str, int]:
+        found = await run_sync(self._place.namespaces)
+        if found is None:
+            raise SandboxDiedError("the sandbox has ended", op="spawn", sandbox_id=self.info.id)
+        return found
 
     async def destroy(self) -> None:
         await run_sync(self._place.remove)

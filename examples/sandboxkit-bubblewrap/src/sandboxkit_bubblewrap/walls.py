@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
 from sandboxkit.errors import ProviderUnavailableError
@@ -80,8 +80,7 @@ def _walls(spec: SandboxSpec, place: Place) -> Iterator[str]:
             yield from ("--symlink", str(path.readlink()), str(path))
         else:
             yield from ("--ro-bind-try", str(path), str(path))
-    for directory in _parents("/etc/passwd", *(artifact.target for artifact in spec.artifacts)):
-        yield from ("--perms", "0755", "--dir", directory)  # bubblewrap's own are for root alone
+    yield from _above("/etc/passwd")
     for name in _ETC:
         yield from ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}")
     for name in ("passwd", "group", "shadow"):
@@ -90,20 +89,23 @@ def _walls(spec: SandboxSpec, place: Place) -> Iterator[str]:
         inside = spec.workdir if name == "work" else f"/{name}"
         yield from ("--bind", str(place.path / name), inside)
     for artifact in spec.artifacts:
+        yield from _above(artifact.target)
         yield from ("--ro-bind", str(artifact.source.resolve()), artifact.target)
-    yield from ("--perms", "1777", "--tmpfs", "/dev/shm", "--chdir", "/")
-    for path in ("/dev", "/proc", "/"):
-        yield from ("--remount-ro", path)
+    yield from ("--perms", "1777", "--tmpfs", "/dev/shm", "--chdir", "/")  # noqa: S108
+    for shut in ("/dev", "/proc", "/"):
+        yield from ("--remount-ro", shut)
 
 
-def _parents(*paths: str) -> list[str]:
-    return sorted({str(above) for path in paths for above in Path(path).parents} - {"/"})
+def _above(path: str) -> Iterator[str]:
+    """The directories above `path`, open to all: those that bubblewrap makes are not."""
+    for directory in reversed(Path(path).parents[:-1]):
+        yield from ("--perms", "0755", "--dir", str(directory))
 
 
 @contextlib.contextmanager
 def entering(
     namespaces: Mapping[str, int], command: Command, workdir: str
-) -> Iterator[tuple[list[str], tuple[int, ...]]]:
+) -> Generator[tuple[list[str], tuple[int, ...]]]:
     """The command line that starts a program in a sandbox that lives.
 
     Yields:

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from sandboxkit.errors import SandboxError
-from sandboxkit.providers.base import Encoding, SandboxInfo, SandboxProvider
+from sandboxkit.providers.base import Encoding, SandboxHandle, SandboxInfo, SandboxProvider
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.testing.conformance.wires import WiredProvider
 
@@ -169,11 +169,18 @@ async def folder(sandbox: Sandbox) -> str:
     return path
 
 
+@pytest_asyncio.fixture(loop_scope="module")
+async def handle(sandbox: Sandbox, wired: WiredProvider) -> SandboxHandle:
+    """The shared sandbox, as its provider sees it."""
+    return await wired.attach(sandbox.id)
+
+
 __all__ = [
     "create",
     "encoding",
     "flood_bytes",
     "folder",
+    "handle",
     "provider",
     "sandbox",
     "shelf",

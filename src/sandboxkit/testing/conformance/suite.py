@@ -6,18 +6,40 @@ from sandboxkit.testing.conformance import fixtures
 from sandboxkit.testing.conformance.differences import cannot, not_yet
 from sandboxkit.testing.conformance.promise import PROMISES
 from sandboxkit.testing.conformance.promises import (
+    capabilities,
+    connection,
     detached,
     endings,
     files,
+    leases,
+    lifecycle,
     output,
     paths,
+    ports,
     spawned,
     starting,
     terminals,
     trees,
+    verbs,
 )
 
-SUBJECTS = (starting, output, endings, spawned, terminals, detached, files, paths, trees)
+SUBJECTS = (
+    verbs,
+    lifecycle,
+    leases,
+    capabilities,
+    starting,
+    output,
+    endings,
+    spawned,
+    terminals,
+    detached,
+    files,
+    paths,
+    trees,
+    ports,
+    connection,
+)
 """The files of the kit, in the order in which they are best read."""
 
 conformance_kit = True

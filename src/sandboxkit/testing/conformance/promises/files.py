@@ -205,7 +205,7 @@ async def test_stat_tells_what_stands_there(sandbox: Sandbox, folder: str) -> No
 async def test_exists_follows_links(sandbox: Sandbox, folder: str) -> None:
     """A dangling link is nothing, a file and a directory are something."""
     await sandbox.sh("touch f; mkdir d; ln -s f good; ln -s none bad", cwd=folder, check=True)
-    there = {name: await sandbox.files.exists(f"{folder}/{name}") for name in "f d good bad".split()}
+    there = {name: await sandbox.files.exists(f"{folder}/{name}") for name in ["f", "d", "good", "bad"]}
     assert there == {"f": True, "d": True, "good": True, "bad": False}
     assert not await sandbox.files.exists(f"{folder}/f/below")
 
