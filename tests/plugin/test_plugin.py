@@ -24,7 +24,6 @@ from sandboxkit import Sandbox
 async def main():
     async with Sandbox.create("bubblewrap", env={"WHO": "world"}) as sandbox:
         print(sandbox.info.provider, (await sandbox.sh('echo "hello $WHO"')).text)
-        print((await sandbox.sh("ls /sys/class/net /proc/sys/kernel 2>&1; id -u")).exit_code)
 
 asyncio.run(main())
 """
@@ -91,7 +90,7 @@ def environment(bubblewrap: None, tmp_path_factory: pytest.TempPathFactory) -> E
 
 
 def test_it_is_found_by_its_name(environment: Environment) -> None:
-    assert environment.run("-c", BY_NAME).splitlines()[0] == "bubblewrap hello world"
+    assert environment.run("-c", BY_NAME) == "bubblewrap hello world\n\n"
     assert environment.left == []
 
 
@@ -100,6 +99,7 @@ def test_the_real_agent_runs_in_it(environment: Environment) -> None:
     assert environment.left == []
 
 
+@pytest.mark.slow
 def test_it_keeps_every_promise_of_the_conformance_kit(environment: Environment) -> None:
     said = environment.run("-m", "pytest", "-q", "-c", f"{PLUGIN}/pyproject.toml", str(PLUGIN))
     passed = re.search(r"(\d+) passed", said)

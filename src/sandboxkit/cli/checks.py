@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import sandboxkit
 from sandboxkit.agents.registry import agents
 from sandboxkit.cli.demo import KEYS
+from sandboxkit.cli.setup import setup_hint
 from sandboxkit.cli.work import described
 from sandboxkit.errors import SandboxError
 from sandboxkit.providers.registry import providers
@@ -45,7 +46,7 @@ class Check:
 
 def failed(name: str, error: SandboxError) -> Check:
     """A finding that is an error; its message says what to do."""
-    return Check("fail", name, f"{error} ({error.code})")
+    return Check("fail", name, f"{error} ({error.code})", setup_hint(error))
 
 
 async def check_machine() -> AsyncIterator[Check]:

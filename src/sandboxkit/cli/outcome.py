@@ -13,8 +13,9 @@ from typing import Any, Final, NoReturn
 
 import typer
 
+from sandboxkit.cli.setup import setup_hint
 from sandboxkit.cli.terminal import complain, forgive_encoding
-from sandboxkit.errors import ProviderUnavailableError, SandboxError
+from sandboxkit.errors import SandboxError
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -61,24 +62,13 @@ async def _until_stopped(work: Coroutine[Any, Any, int]) -> int:
         code = FAILED
     except SandboxError as error:
         complain(f"{error} ({error.code})")
-        _advise(error)
+        if hint := setup_hint(error):
+            complain(hint, label="Hint")
         code = FAILED
     except OSError as error:  # of this machine: a path of `--upload`, a full disk
         complain(str(error))
         code = FAILED
     return 128 + stopped[0] if stopped else code
-
-
-def _advise(error: SandboxError) -> None:
-    if (
-        isinstance(error, ProviderUnavailableError)
-        and error.provider == "docker"
-        and not os.environ.keys() & {"DOCKER_HOST", "DOCKER_CONTEXT"}
-    ):
-        complain(
-            "on Debian and Ubuntu, as root, `sandboxkit doctor --setup` installs and starts one.",
-            label="No Docker engine yet",
-        )
 
 
 def _leave_behind_hanging_threads(code: int) -> None:

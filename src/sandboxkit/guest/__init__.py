@@ -26,6 +26,7 @@ _MODULES: Final = (
     "trees",
     "files",
     "workers",
+    "starter",
     "process",
     "tunnels",
     "server",

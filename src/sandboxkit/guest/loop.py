@@ -123,10 +123,14 @@ class Loop:
                 return
             if pid == 0:
                 return
-            callback = self._children.pop(pid, None)
-            if callback is not None:
-                code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-                guarded(callback, code)
+            code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+            self.child_ended(pid, code)
+
+    def child_ended(self, pid: int, code: int) -> None:
+        """Call back, once, who waits for this child."""
+        callback = self._children.pop(pid, None)
+        if callback is not None:
+            guarded(callback, code)
 
 
 def guarded(callback: Callable[..., None], *arguments: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, Optional
 from . import files, spawn, tree, wire
 from .channels import Channel, Client, Sink, Source, failure
 from .loop import Loop
+from .starter import Starters
 from .workers import Worker, Workers
 
 _SWEEP_S = 0.02  # between two looks for what still lives after a kill
@@ -62,7 +63,9 @@ class Program(Child):
     inputs = (wire.STDIN,)
     outputs = (wire.STDOUT, wire.STDERR)
 
-    def __init__(self, client: Client, number: int, loop: Loop, request: Dict[str, Any]) -> None:
+    def __init__(
+        self, client: Client, number: int, loop: Loop, starters: Starters, request: Dict[str, Any]
+    ) -> None:
         super().__init__(client, number, loop)
         self.id = "%s-%d" % (client.token[:16], number)
         self.detach = bool(request.get("detach"))
@@ -72,16 +75,21 @@ class Program(Child):
         self.alive = self.adrift = False
         self._oom_before = _oom_kills()
         self._terminal = -1
-        self.start(lambda: self._begin(request))
+        try:
+            self.start(lambda: self._begin(starters, request))
+        except spawn.StartError as error:
+            if error.code == "lost":  # it may run all the same
+                self._until_gone(0, _SWEEPS, answer=False)
+            raise
         self.alive = True
         loop.on_child(self.pid, self._exited)
         self.say_reply({"pid": self.pid})
 
-    def _begin(self, request: Dict[str, Any]) -> None:
+    def _begin(self, starters: Starters, request: Dict[str, Any]) -> None:
         size = request.get("pty")
         streams = self._pty(size) if size else self._pipes(bool(request.get("stdin")))
         env = self._environment(request["env"])
-        self.pid = spawn.program(self.user, streams, self.argv, env, request["cwd"])
+        self.pid = starters.program(self.user, streams, self.argv, env, request["cwd"])
 
     def _environment(self, wanted: Dict[str, str]) -> Dict[str, str]:
         user = {"HOME": self.user.home, "USER": self.user.name, "LOGNAME": self.user.name}

@@ -13,6 +13,7 @@ from .link import Link
 from .loop import Loop
 from .process import FileOperation, Program
 from .spawn import StartError, code_of, find_user
+from .starter import Starters
 from .tunnels import Connection, Listener
 from .workers import Workers
 
@@ -38,6 +39,7 @@ class Server:
         self._clients: Dict[str, Client] = {}
         self._links: Dict[Link, Optional[Client]] = {}
         self._detached: Dict[str, Program] = {}
+        self._starters = Starters(loop)
         self._workers = Workers(loop)
         self._settings: Dict[str, Any] = {}
         self._started = self._active = time.monotonic()
@@ -226,7 +228,7 @@ class Server:
     def _make(self, client: Client, number: int, request: Dict[str, Any]) -> Channel:
         kind = request["op"]
         if kind == "exec":
-            return Program(client, number, self.loop, request)
+            return Program(client, number, self.loop, self._starters, request)
         if kind == "file":
             return FileOperation(client, number, self.loop, self._workers, request)
         if kind == "connect":
@@ -274,6 +276,7 @@ class Server:
 
     def _tick(self) -> None:
         self.loop.later(_TICK_S, self._tick)  # first: whatever fails below, leases must end
+        self._starters.check()
         now = time.monotonic()
         for client in list(self._clients.values()):
             if now > client.deadline:

@@ -161,14 +161,14 @@ def program(user: User, streams: Streams, argv: List[str], env: Dict[str, str], 
                 **options,
             )
     except OSError as error:
-        raise _explained(error, argv[0], cwd) from error
+        raise explained(error, argv[0], cwd) from error
     except subprocess.SubprocessError as error:
         raise StartError("failed", "cannot start %s: %s" % (argv[0], error)) from error
     started.returncode = 0  # ours to reap, not Popen's
     return started.pid
 
 
-def _explained(error: OSError, name: str, cwd: str) -> StartError:
+def explained(error: OSError, name: str, cwd: str) -> StartError:
     if error.filename == cwd and cwd != name:
         message = "cannot enter the directory %s: %s" % (cwd, error.strerror)
         return StartError("bad_cwd", message, error.errno)

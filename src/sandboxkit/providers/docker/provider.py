@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _CREATE_S: Final = 60.0
 _STEP_S: Final = 30.0
 _CLEAN_S: Final = 30.0
+_ENDED: Final = frozenset({"exited", "dead", "removing"})
 _ID: Final = 12  # digits of a container's id, as the docker command shows them
 _NO_QUOTA: Final = re.compile(r"pquota|storage-opt|storage opt", re.IGNORECASE)
 
@@ -57,6 +58,7 @@ class DockerProvider(SandboxProvider):
         return Capabilities(
             isolation="container",
             limits=frozenset({"cpu", "memory_gib", "pids"}),
+            limits_at_create=frozenset({"disk_gib"}),
             network=frozenset({"none", "open"}),
             runtimes=True,
             images=True,
@@ -139,7 +141,7 @@ class DockerProvider(SandboxProvider):
         labels: dict[str, str] = found["Config"].get("Labels") or {}
         if OWNER_LABEL not in labels:
             raise _not_found(sandbox_id, "This container was not made by sandboxkit")
-        if not found["State"].get("Running"):
+        if found["State"].get("Status") in _ENDED:
             raise _not_found(sandbox_id, "This sandbox has ended")
         return DockerHandle(
             self._engine,

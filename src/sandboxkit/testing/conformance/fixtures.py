@@ -34,7 +34,8 @@ class Making:
     async def __call__(self, **fields: Any) -> Sandbox:
         """A new sandbox, with the provider's own `spec_fields` and these."""
         labels = {**self.label, **fields.pop("labels", {})}
-        sandbox = await Sandbox.create(self.wired, **{**self._fields, **fields, "labels": labels})
+        chosen: dict[str, Any] = {**self._fields, **fields, "labels": labels}
+        sandbox = await Sandbox.create(self.wired, **chosen)
         self._made.append(sandbox)
         return sandbox
 
@@ -155,7 +156,7 @@ async def sandbox(wired: WiredProvider, spec_fields: Fields, shelf: Shelf) -> Sa
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def create(wired: WiredProvider, spec_fields: Fields) -> AsyncIterator[Making]:
-    """Makes sandboxes of the test's own: `await create(memory_gib=0.25)`."""
+    """A maker of sandboxes of the test's own; it takes the fields of a spec."""
     making = Making(wired, spec_fields)
     yield making
     await making.end()

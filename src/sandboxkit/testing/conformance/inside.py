@@ -17,13 +17,13 @@ _PATIENCE_S = 30.0
 _FIND = """
     import json, os, sys
     found = []
-    for name in os.listdir("/proc"):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            words = open(f"/proc/{name}/cmdline", "rb").read().split(b"\\0") if name.isdigit() else []
+            words = open(f"/proc/{pid}/cmdline", "rb").read().split(b"\\0")
         except OSError:
             continue
-        if sys.argv[1].encode() in words and int(name) != os.getpid():
-            found.append(int(name))
+        if sys.argv[1].encode() in words and int(pid) != os.getpid():
+            found.append(int(pid))
     print(json.dumps(found))
 """
 

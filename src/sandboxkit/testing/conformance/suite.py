@@ -51,7 +51,7 @@ pytest_plugins = ("sandboxkit.testing.conformance.plugin",)
 globals().update(PROMISES)
 globals().update({name: getattr(fixtures, name) for name in fixtures.__all__})
 
-__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
     "cannot",
     "conformance_kit",
     "not_yet",

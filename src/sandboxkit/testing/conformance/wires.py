@@ -6,7 +6,7 @@ Nothing of the provider is replaced: each call goes through, each byte is its ow
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping
 from typing import ClassVar
 
 import anyio
@@ -202,7 +202,7 @@ class WiredChannel(ByteChannel):
         await self._inner.aclose()
 
     @contextlib.contextmanager
-    def _interruptible(self) -> Iterator[None]:
+    def _interruptible(self) -> Generator[None]:
         with anyio.CancelScope() as scope:
             self._waiting.add(scope)
             try:

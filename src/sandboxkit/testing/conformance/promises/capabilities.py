@@ -137,6 +137,7 @@ async def test_an_artifact_is_there_and_runs(create: Making, tmp_path: Path) -> 
     """A file that the spec brings is at its place; read-only where the backend mounts it."""
     source = anyio.Path(tmp_path / "tool")
     await source.write_text("#!/bin/sh\necho brought along\n")
+    await source.chmod(0o755)  # it keeps its mode where it is mounted or uploaded as it is
     target = "/tmp/sandboxkit-conformance/tool"  # noqa: S108 - in the sandbox
     artifact = Artifact(
         name="conformance-kit",
@@ -212,8 +213,7 @@ async def test_processor_time_is_bounded(create: Making) -> None:
         if child == 0:
             os._exit(0)
         os.wait()
-        times = os.times()
-        print(json.dumps((times.user + times.system + times.children_user + times.children_system) / 2))
+        print(json.dumps(sum(os.times()[:4]) / 2))
     """
     assert await answer(sandbox, script) < 0.5
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,12 +22,12 @@ _CUTS = 20
 
 
 @asynccontextmanager
-async def _cutting(line: Line) -> AsyncIterator[None]:
-    """Cut the connection twenty times meanwhile, at random moments and in mid-frame."""
+async def _cutting(line: Line, cuts: int = 8) -> AsyncGenerator[None]:
+    """Cut the connection again and again meanwhile, at random moments and in mid-frame."""
     dice = random.Random(20)  # noqa: S311 - the same moments in every run
 
     async def cut() -> None:
-        for _ in range(_CUTS):
+        for _ in range(cuts):
             before = line.spawned
             if dice.random() < 0.5:
                 line.cut()
@@ -58,7 +58,7 @@ async def test_output_crosses_broken_connections_exactly(create: Making) -> None
                 time.sleep(0.005)
         sys.exit(9)
     """
-    async with _cutting(line):
+    async with _cutting(line, _CUTS):
         result = await sandbox.exec(program(script))
     assert line.spawned > 5, "the connection was not cut"
     assert result.exit_code == 9
@@ -148,7 +148,9 @@ async def test_what_ended_during_a_break_is_told_after_it(create: Making) -> Non
     sandbox = await create()
     line = create.wired.line(sandbox.id)
     marked = mark()
-    async with await sandbox.spawn(["sh", "-c", f"read l; sleep 0.2; echo {marked}; exit 5"], stdin=PIPE) as process:
+    async with await sandbox.spawn(
+        ["sh", "-c", f"read l; sleep 0.2; echo {marked}; exit 5"], stdin=PIPE
+    ) as process:
         await process.stdin.write(b"\n")
         line.down = True
         line.cut()
@@ -175,7 +177,7 @@ async def test_signals_and_time_outs_cross_a_break(create: Making) -> None:
 
         tasks.start_soon(break_it)
         result = await sandbox.exec(["sleep", marked], timeout_s=0.5)
-    assert result.timed_out
+        assert result.timed_out
     await until_gone(sandbox, marked)
 
 

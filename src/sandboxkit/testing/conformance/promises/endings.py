@@ -44,9 +44,9 @@ async def test_a_time_out_ends_all_that_was_started(sandbox: Sandbox) -> None:
             script = "echo begun; " + _WAYS_TO_HIDE[how].format(mark=marked)
             with anyio.fail_after(30):
                 result = await sandbox.sh(script, timeout_s=2.0)
-        assert result.timed_out, how
-        assert result.exit_code != 0, how
-        assert result.stdout == b"begun\n", how
+                assert result.timed_out, how
+                assert result.exit_code != 0, how
+                assert result.stdout == b"begun\n", how
         await until_gone(sandbox, marked)
 
     async with anyio.create_task_group() as tasks:
@@ -156,6 +156,6 @@ async def test_orphans_are_reaped(sandbox: Sandbox) -> None:
     """
 
     async def none_left() -> bool:
-        return await answer(sandbox, count) == 0
+        return bool(await answer(sandbox, count) == 0)
 
     await until(none_left)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import anyio
 import pytest
@@ -13,6 +14,7 @@ from sandboxkit.errors import (
     SandboxClosedError,
     SandboxError,
     SandboxNotFoundError,
+    UnsupportedError,
 )
 from sandboxkit.providers.base import SandboxInfo
 from sandboxkit.sandbox import Sandbox
@@ -73,12 +75,25 @@ async def test_the_info_is_the_truth(create: Making, wired: WiredProvider) -> No
 
 
 @promise
-async def test_the_work_directory_and_user_asked_for_are_used(create: Making) -> None:
-    """The directory is made if it is missing, and the user can write in it."""
-    sandbox = await create(workdir="/tmp/kit/deep", user="4321")  # noqa: S108 - in the sandbox
-    result = await sandbox.sh("pwd; id -u; touch here", check=True)
-    assert result.text == "/tmp/kit/deep\n4321\n"  # noqa: S108
+async def test_the_work_directory_asked_for_is_made(create: Making) -> None:
+    """It need not be in the image, and the sandbox's user can write in it."""
+    sandbox = await create(workdir="/tmp/kit/deep")  # noqa: S108 - in the sandbox
+    result = await sandbox.sh("pwd; touch here", check=True)
+    assert result.text == "/tmp/kit/deep\n"  # noqa: S108
     assert sandbox.workdir == "/tmp/kit/deep"  # noqa: S108
+
+
+@promise
+async def test_the_user_asked_for_is_used_or_refused(create: Making) -> None:
+    """Commands and files are that user's; or it is `UnsupportedError`, and nothing is made."""
+    try:
+        sandbox = await create(user="4321")
+    except UnsupportedError:
+        assert await create.alive() == []
+        return
+    result = await sandbox.sh("id -u; touch here", check=True)
+    assert result.text == "4321\n"
+    assert (await sandbox.files.stat("here")).uid == 4321
 
 
 @promise
@@ -110,7 +125,9 @@ async def test_leaving_an_attached_sandbox_leaves_it_alive(
 
 
 @promise
-@pytest.mark.parametrize("unknown", ["no-such-sandbox", "0" * 12, "../../etc", "a b", "é", "x" * 300])
+@pytest.mark.parametrize(
+    "unknown", ["no-such-sandbox", "0" * 12, "../../etc", "a b", "é", "x" * 300]
+)
 async def test_attaching_to_nothing_is_not_found(wired: WiredProvider, unknown: str) -> None:
     """An id that is not that of a living sandbox of ours is `SandboxNotFoundError`."""
     with pytest.raises(SandboxNotFoundError):
@@ -190,12 +207,16 @@ async def test_a_sandbox_that_was_ended_from_outside_is_told(create: Making) -> 
 @promise
 async def test_leaving_the_block_ends_the_sandbox(create: Making, spec_fields: Fields) -> None:
     """What `async with` has created ends with the block, also by an exception."""
-    fields = {**spec_fields, "labels": create.label}
-    with pytest.raises(KeyError):
+    fields: dict[str, Any] = {**spec_fields, "labels": create.label}
+
+    async def use() -> None:
         async with Sandbox.create(create.wired, **fields) as sandbox:
             await sandbox.exec(["true"], check=True)
             assert len(await create.alive()) == 1
             raise KeyError
+
+    with pytest.raises(KeyError):
+        await use()
     assert await create.alive() == []
 
 
@@ -236,7 +257,7 @@ async def test_a_cancelled_create_leaves_nothing(create: Making) -> None:
     ],
     ids=str,
 )
-async def test_a_wrong_spec_is_refused(create: Making, wrong: dict[str, object]) -> None:
+async def test_a_wrong_spec_is_refused(create: Making, wrong: dict[str, Any]) -> None:
     """A field that is unknown, or has a wrong value, is `InvalidSpecError` that names it."""
     (field,) = wrong
     with pytest.raises(InvalidSpecError, match=field):

@@ -22,7 +22,7 @@ async def test_an_exit_code_is_a_plain_result(sandbox: Sandbox, code: int) -> No
     """Every exit code comes back as it is; none is taken for a failure of the sandbox."""
     result = await sandbox.sh(f"echo out; exit {code}")
     assert (result.exit_code, result.stdout) == (code, b"out\n")
-    assert not (result.timed_out or result.oom_killed or result.truncated)
+    assert (result.timed_out, result.oom_killed, result.truncated) == (False, False, False)
 
 
 @promise

@@ -69,9 +69,9 @@ async def test_a_file_is_no_directory(sandbox: Sandbox, folder: str) -> None:
     for call in (sandbox.files.list, sandbox.files.make_dir):
         with pytest.raises((NotADirectoryError, FileExistsError)):
             await call(f"{folder}/f")
-    for call in (sandbox.files.read, sandbox.files.stat, sandbox.files.list):
+    for look in (sandbox.files.read, sandbox.files.stat, sandbox.files.list):
         with pytest.raises(NotADirectoryError):
-            await call(f"{folder}/f/below")
+            await look(f"{folder}/f/below")
     with pytest.raises((NotADirectoryError, FileExistsError)):
         await sandbox.files.write(f"{folder}/f/below", "")
 
@@ -158,8 +158,8 @@ async def test_a_file_that_is_swapped_while_it_is_read_harms_nobody(
                     content = await sandbox.files.read(f"{folder}/x", max_bytes=1000)
                 except UnsafePathError:
                     seen.add("refused")
-                except (FileNotFoundError, SizeLimitError) as error:
-                    assert isinstance(error, FileNotFoundError), "a device was read"
+                except SizeLimitError:
+                    pytest.fail("a device was read")
                 else:
                     assert content == b"good\n"
                     seen.add("content")
@@ -176,7 +176,9 @@ async def test_a_loop_of_symlinks_is_refused(sandbox: Sandbox, folder: str) -> N
 @promise
 async def test_removing_takes_what_was_named_and_no_more(sandbox: Sandbox, folder: str) -> None:
     """A link is removed, not what it leads to; a full directory only if asked for."""
-    script = "mkdir full empty; touch full/f kept; ln -s ../kept full/l; ln -s kept link; ln -s full to"
+    script = (
+        "mkdir full empty; touch full/f kept; ln -s ../kept full/l; ln -s kept link; ln -s full to"
+    )
     await sandbox.sh(script, cwd=folder, check=True)
     files = sandbox.files
     for name in ("link", "to", "empty"):

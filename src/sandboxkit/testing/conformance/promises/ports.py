@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import anyio
 import pytest
@@ -81,7 +81,9 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 @contextlib.asynccontextmanager
-async def _serving(sandbox: Sandbox, how: str) -> AsyncIterator[tuple[Address, Callable[[], Awaitable[bytes]]]]:
+async def _serving(
+    sandbox: Sandbox, how: str
+) -> AsyncGenerator[tuple[Address, Callable[[], Awaitable[bytes]]]]:
     """A server in the sandbox, its address on this machine, and the lines that it prints."""
     async with await sandbox.spawn(program(_SERVER, how)) as server:
         port = int(await read_until(server.stdout, b"\n"))
@@ -90,7 +92,7 @@ async def _serving(sandbox: Sandbox, how: str) -> AsyncIterator[tuple[Address, C
 
 
 @contextlib.asynccontextmanager
-async def _connected(address: Address) -> AsyncIterator[Streams]:
+async def _connected(address: Address) -> AsyncGenerator[Streams]:
     reader, writer = await asyncio.open_connection(address.host, address.port)
     try:
         yield reader, writer
@@ -101,7 +103,7 @@ async def _connected(address: Address) -> AsyncIterator[Streams]:
 
 
 @contextlib.asynccontextmanager
-async def _listening(handler: Handler) -> AsyncIterator[int]:
+async def _listening(handler: Handler) -> AsyncGenerator[int]:
     """A server on this machine."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -15,7 +15,12 @@ from sandboxkit.testing.conformance.promise import promise
 @promise
 async def test_a_terminal_is_one_on_all_three_streams(sandbox: Sandbox) -> None:
     """With `pty`, the process sees a terminal, and writes all of its output to `stdout`."""
-    script = "import os; print([os.isatty(fd) for fd in (0, 1, 2)]); os.write(2, b'aside'); open('/dev/tty')"
+    script = """
+        import os
+        print([os.isatty(fd) for fd in (0, 1, 2)], flush=True)
+        os.write(2, b"aside")
+        open("/dev/tty")
+    """
     async with await sandbox.spawn(program(script), pty=True) as process:
         assert await process.stdout.read() == b"[True, True, True]\r\naside"
         assert await process.stderr.read() == b""

@@ -36,7 +36,7 @@ def _look(top: Path) -> _Tree:
     for path in sorted(top.rglob("*")):
         mode = path.lstat().st_mode & 0o777
         if path.is_symlink():
-            found[str(path.relative_to(top))] = ("symlink", 0, os.readlink(path).encode())
+            found[str(path.relative_to(top))] = ("symlink", 0, str(path.readlink()).encode())
         elif path.is_dir():
             found[str(path.relative_to(top))] = ("directory", mode, b"")
         else:
@@ -49,9 +49,7 @@ async def _looked(top: Path) -> _Tree:
 
 
 @promise
-async def test_a_tree_comes_back_as_it_went(
-    sandbox: Sandbox, folder: str, tmp_path: Path
-) -> None:
+async def test_a_tree_comes_back_as_it_went(sandbox: Sandbox, folder: str, tmp_path: Path) -> None:
     """Content, names, permission bits, times, symlinks and empty directories are kept."""
     await anyio.to_thread.run_sync(_plant, tmp_path / "up")
     await sandbox.files.upload(tmp_path / "up", f"{folder}/tree")
@@ -143,7 +141,9 @@ async def test_an_upload_never_writes_through_a_link_in_the_sandbox(
     sandbox: Sandbox, folder: str, tmp_path: Path
 ) -> None:
     """A link planted in the target directory is refused or replaced, not followed."""
-    await sandbox.sh("mkdir out t; ln -s ../out t/way; ln -s ../kept t/file", cwd=folder, check=True)
+    await sandbox.sh(
+        "mkdir out t; ln -s ../out t/way; ln -s ../kept t/file", cwd=folder, check=True
+    )
     await anyio.Path(tmp_path / "up/way").mkdir(parents=True)
     await anyio.Path(tmp_path / "up/way/inside").write_text("x")
     await anyio.Path(tmp_path / "up/file").write_text("x")
@@ -193,9 +193,7 @@ async def test_a_download_stops_at_its_limits(
 
 
 @promise
-async def test_privileged_bits_do_not_cross(
-    sandbox: Sandbox, folder: str, tmp_path: Path
-) -> None:
+async def test_privileged_bits_do_not_cross(sandbox: Sandbox, folder: str, tmp_path: Path) -> None:
     """Setuid, setgid and sticky bits are dropped, in both directions."""
 
     def plant() -> None:
