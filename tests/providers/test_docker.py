@@ -183,6 +183,8 @@ async def test_attach_refuses_what_is_not_a_living_sandbox(
     labels = {OWNER_LABEL: "test", KEY_LABEL: "stopped"}
     config = {"Image": image, "Cmd": ["true"], "Labels": labels}
     stopped = api.create_container_from_config(config, None)["Id"]
+    api.start(stopped)
+    await asyncio.to_thread(api.wait, stopped)
     try:
         with pytest.raises(SandboxNotFoundError, match="not made by sandboxkit"):
             await provider.attach(foreign)
@@ -191,10 +193,23 @@ async def test_attach_refuses_what_is_not_a_living_sandbox(
         with pytest.raises(SandboxNotFoundError, match="no sandbox of this id"):
             await provider.attach("0123456789ab")
         listed = {info.id: info.state async for info in provider.list({KEY_LABEL: "stopped"})}
-        assert listed == {stopped[:12]: "creating"}
+        assert listed == {stopped[:12]: "stopped"}
     finally:
         for container in (foreign, stopped):
             api.remove_container(container, force=True)
+
+
+async def test_what_a_killed_host_has_created_and_never_started_can_be_removed(
+    provider: DockerProvider, sandbox: DockerHandle, api: Any
+) -> None:
+    image = api.inspect_container(sandbox.info.id)["Image"]
+    labels = {OWNER_LABEL: "test", KEY_LABEL: "never-started"}
+    config = {"Image": image, "Cmd": ["true"], "Labels": labels}
+    created = api.create_container_from_config(config, None)["Id"][:12]
+    handle = await provider.attach(created)
+    assert handle.info.state == "creating"
+    await handle.destroy()
+    assert created not in {info.id async for info in provider.list({})}
 
 
 async def test_list_finds_by_all_labels(provider: DockerProvider, make_spec: MakeSpec) -> None:

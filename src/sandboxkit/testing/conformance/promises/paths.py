@@ -146,8 +146,8 @@ async def test_a_file_that_is_swapped_while_it_is_read_harms_nobody(
     sandbox: Sandbox, folder: str
 ) -> None:
     """A path that changes what it is all the time gives its content or an error: no hang."""
+    await sandbox.sh("echo good > good; mkfifo fifo; ln -s good x", cwd=folder, check=True)
     script = """
-        echo good > good; mkfifo fifo; i=0
         while :; do for t in good fifo /dev/zero; do ln -sfn $t new; mv -T new x; done; done
     """
     async with await sandbox.spawn(["sh", "-c", script], cwd=folder):
