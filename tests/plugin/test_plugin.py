@@ -44,6 +44,12 @@ asyncio.run(main())
 """
 
 
+def quotations() -> list[tuple[str, str]]:
+    """The blocks of code in the documentation, each with the name of the file it is from."""
+    page = (ROOT / "docs" / "write-a-provider.md").read_text(encoding="utf-8")
+    return re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```$', page, re.MULTILINE | re.DOTALL)
+
+
 @dataclass(frozen=True)
 class Environment:
     """A virtual environment that has nothing of this checkout but its wheels."""
@@ -87,6 +93,16 @@ def environment(bubblewrap: None, tmp_path_factory: pytest.TempPathFactory) -> E
     wheels = [f"{wheel(ROOT, path)}[claude]", f"{wheel(PLUGIN, path)}[test]"]
     made.run("-m", "pip", "install", "-q", "--disable-pip-version-check", *wheels)
     return made
+
+
+@pytest.mark.parametrize(("name", "code"), quotations())
+def test_the_documentation_quotes_it(name: str, code: str) -> None:
+    (file,) = PLUGIN.rglob(name)
+    assert code in file.read_text(encoding="utf-8")
+
+
+def test_there_are_quotations() -> None:
+    assert len(quotations()) >= 10
 
 
 def test_it_is_found_by_its_name(environment: Environment) -> None:

@@ -258,6 +258,7 @@ async def test_a_dead_container_says_why(provider: DockerProvider, make_spec: Ma
     await handle.destroy()
 
 
+@pytest.mark.timeout(240)  # the kernel may look for memory for a minute before it kills
 async def test_a_container_that_ran_out_of_memory_says_so(
     provider: DockerProvider, make_spec: MakeSpec
 ) -> None:
@@ -270,7 +271,7 @@ async def test_a_container_that_ran_out_of_memory_says_so(
             while True:
                 await main.send(b"A" * 1024 * 1024)
 
-        with anyio.fail_after(60), pytest.raises(ConnectionLostError):
+        with anyio.fail_after(200), pytest.raises(ConnectionLostError):
             await one_endless_line()
         await main.aclose()
         await until_gone(provider, spec)

@@ -244,6 +244,19 @@ async def test_a_broken_connection_is_taken_up_again(memory: MemoryProvider) -> 
         assert heard == b"".join(b"%d\n" % number for number in range(20))
 
 
+async def test_what_is_lost_with_a_connection_is_said_again(memory: MemoryProvider) -> None:
+    async def chatter(call: Call) -> Answer:
+        for number in range(20):
+            await call.write(f"{number}\n")
+            memory.cut(call.sandbox_id)  # before the host can have received it
+        return Answer(5)
+
+    memory.on(["chatter"], chatter)
+    async with Sandbox.create(memory) as sandbox:
+        done = await sandbox.exec(["chatter"])
+    assert (done.exit_code, done.text) == (5, "".join(f"{number}\n" for number in range(20)))
+
+
 # files
 
 

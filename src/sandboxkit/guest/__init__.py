@@ -41,7 +41,9 @@ NO_PYTHON: Final = b"sandboxkit-no-python\n"
 _BOOTSTRAP = """\
 import sys
 if sys.version_info < (3, 8):
-    print("sandboxkit-no-python"); sys.exit(127)
+    print("sandboxkit-no-python"); sys.stdout.flush()
+    if sys.argv[1] == "main": sys.stdin.read()
+    sys.exit(127)
 import zlib, binascii
 role = sys.argv[1]
 exec(zlib.decompress(binascii.a2b_base64(sys.stdin.buffer.readline())))

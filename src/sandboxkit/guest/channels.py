@@ -153,7 +153,7 @@ class Channel:
                 self.call(value)
             except Exception as error:  # noqa: BLE001 - the host must not wait for ever
                 self.say_return(failure("failed", repr(error)))
-        elif answer is not None:
+        elif number == last and answer is not None:
             self.client.send(wire.pack_json(wire.RETURN, self.number, answer, number))
 
     def call(self, value: Dict[str, Any]) -> None:

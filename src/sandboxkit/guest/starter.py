@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import Any, Dict, List, Optional, Sequence
 
 from . import spawn
@@ -24,7 +25,8 @@ from .loop import Loop, Watch
 
 _MAX_REQUEST = 64 * 1024  # bytes; a longer one is left to a fork
 _MAX_ANSWER = 16 * 1024
-_PATIENCE_S = 2.0
+_LOOK_S = 0.1  # between two looks whether it has been stopped, while the guest waits for it
+_PATIENCE_S = 5.0
 _WHEN_IDLE_S = 0.2  # after the first program, whose start must not wait for this
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -91,27 +93,42 @@ class Starter:
     def start(self, order: bytes, fds: Sequence[int], name: str, cwd: str) -> int:
         """Start a program; its end is told to the loop. StartError if that fails."""
         self._kill(signal.SIGCONT)  # its user may have stopped it
-        self._socket.settimeout(_PATIENCE_S)
+        self._socket.settimeout(_LOOK_S)
         try:
             rights = array.array("i", fds)
             self._socket.sendmsg([order], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-            while True:
-                answer = self._receive()
-                if "pid" in answer:
-                    return int(answer["pid"])
-                if "errno" in answer:
-                    break
+            answer = self._answer()
         except (OSError, ValueError) as error:
             self._give_up()
             raise spawn.StartError("lost", "what starts programs was killed: %s" % error) from error
+        if "pid" in answer:
+            return int(answer["pid"])
         failed = OSError(answer["errno"], answer["message"], answer["name"])
         raise spawn.explained(failed, name, cwd)
 
+    def _answer(self) -> Dict[str, Any]:
+        """The answer to an order, for which the guest waits: it takes less than a fork."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                answer = self._receive()
+            except socket.timeout:
+                if self._stopped() or time.monotonic() > deadline:
+                    raise
+                continue
+            if "ended" not in answer:
+                return answer
+
     def check(self) -> None:
-        if self.usable:
+        if self.usable and self._stopped():
+            self._give_up()
+
+    def _stopped(self) -> bool:
+        try:
             with open("/proc/%d/stat" % self._pid, "rb") as status:
-                if status.read().rpartition(b") ")[2][:1] in (b"T", b"t"):
-                    self._give_up()
+                return status.read().rpartition(b") ")[2][:1] in (b"T", b"t")
+        except OSError:
+            return False
 
     def _receive(self) -> Dict[str, Any]:
         answer: Dict[str, Any] = json.loads(self._socket.recv(_MAX_ANSWER))

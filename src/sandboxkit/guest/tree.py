@@ -55,13 +55,17 @@ def signal_group(leader: int, number: int) -> None:
 
 
 def signal_all(leader: int, alive: bool, marker: str, user: User, number: int) -> int:
-    """Signal the group (if its leader lives) and all marked processes; how many there were."""
+    """Signal the group (if its leader lives) and all marked processes; how many there were.
+
+    Each gets it once: to many a program, a second TERM means to drop everything.
+    """
     if alive:
         signal_group(leader, number)
     found = members(marker, user)
     for pid in found:
         try:
-            os.kill(pid, number)
+            if not (alive and os.getpgid(pid) == leader):  # the group has had it
+                os.kill(pid, number)
             if number == signal.SIGTERM:
                 os.kill(pid, signal.SIGCONT)  # a stopped process must wake to end
         except (ProcessLookupError, PermissionError):

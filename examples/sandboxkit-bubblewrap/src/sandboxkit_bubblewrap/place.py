@@ -21,10 +21,10 @@ from sandboxkit.providers.base import Difference, Effective, SandboxInfo
 
 UID = 1000
 WRITABLE = ("work", "tmp", "run", "home")
-REMOVE = (
-    'chmod -R u+rwx -- "$0" 2>/dev/null; rm -rf -- "$0"'  # the agent may have locked some of it
-)
-_END_S = 20.0
+# First opened, because the agent may have shut some of it.
+REMOVE = 'chmod -R u+rwx -- "$0" 2>/dev/null; rm -rf -- "$0"'
+_END_S = 10.0
+_REMOVE_S = 40.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Place:
         try:
             said: dict[str, int] = json.loads((self.path / "namespaces.json").read_bytes())
             here = Path(f"/proc/{said['child-pid']}/ns/pid").stat().st_ino
-        except OSError:
+        except (OSError, ValueError):
             return None
         return said if here == said["pid-namespace"] else None  # else its number is another's now
 
@@ -74,10 +74,10 @@ class Place:
         return dict(os.fsdecode(pair).split("=", 1) for pair in pairs if pair)
 
     def info(self) -> SandboxInfo | None:
-        """What was written down; None if it is gone, or just going."""
+        """What was written down; None if it is gone, or just coming or going."""
         try:
             known: dict[str, Any] = json.loads((self.path / "info.json").read_bytes())
-        except OSError:
+        except (OSError, ValueError):
             return None
         started = (self.path / "namespaces.json").exists()
         known["state"] = "running" if self.namespaces() else "stopped" if started else "creating"
@@ -98,6 +98,8 @@ class Place:
                 signal.pidfd_send_signal(first, signal.SIGKILL)
                 if not select.select([first], [], [], _END_S)[0]:
                     raise SandboxError(f"process {namespaces['child-pid']} does not end")
-        subprocess.run(["/bin/sh", "-c", REMOVE, str(self.path)], check=False, timeout=_END_S)
+        remove = ["/bin/sh", "-c", REMOVE, str(self.path)]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(remove, check=False, timeout=_REMOVE_S)
         if self.path.exists():
             raise SandboxError(f"{self.path} could not be removed")

@@ -91,9 +91,10 @@ async def test_the_user_asked_for_is_used_or_refused(create: Making) -> None:
     except UnsupportedError:
         assert await create.alive() == []
         return
-    result = await sandbox.sh("id -u; touch here", check=True)
+    path = f"{sandbox.home}/kit-user"
+    result = await sandbox.sh(f"id -u; touch {path}", check=True)
     assert result.text == "4321\n"
-    assert (await sandbox.files.stat("here")).uid == 4321
+    assert (await sandbox.files.stat(path)).uid == 4321
 
 
 @promise

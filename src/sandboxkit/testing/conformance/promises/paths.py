@@ -13,6 +13,7 @@ from sandboxkit.errors import (
     UnsafePathError,
 )
 from sandboxkit.sandbox import Sandbox
+from sandboxkit.testing.conformance.inside import until
 from sandboxkit.testing.conformance.promise import promise
 
 _NAMES = [
@@ -151,6 +152,7 @@ async def test_a_file_that_is_swapped_while_it_is_read_harms_nobody(
         while :; do for t in good fifo /dev/zero; do ln -sfn $t new; mv -T new x; done; done
     """
     async with await sandbox.spawn(["sh", "-c", script], cwd=folder):
+        await until(lambda: sandbox.files.exists(f"{folder}/x"))
         seen: set[str] = set()
         with anyio.fail_after(60):
             while not {"content", "refused"} <= seen:
