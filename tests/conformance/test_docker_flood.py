@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 
 from sandboxkit.providers.docker import DockerProvider
-from sandboxkit.testing.conformance.fixtures import *  # noqa: F403
-from sandboxkit.testing.conformance.promises.output import (
-    test_a_flood_costs_bounded_memory as test_a_flood_costs_bounded_memory,
-)
+from sandboxkit.testing.conformance.promises import output
+from sandboxkit.testing.conformance.suite import part
 
 pytestmark = pytest.mark.slow
+globals().update(part(output))
 
 
 @pytest.fixture

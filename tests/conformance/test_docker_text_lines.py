@@ -9,13 +9,17 @@ import pytest
 
 from sandboxkit.providers.base import Encoding
 from sandboxkit.providers.docker import DockerProvider
-from sandboxkit.testing.conformance.fixtures import *  # noqa: F403
-from sandboxkit.testing.conformance.promises.connection import *  # noqa: F403
-from sandboxkit.testing.conformance.promises.output import *  # noqa: F403
-from sandboxkit.testing.conformance.promises.ports import *  # noqa: F403
-from sandboxkit.testing.conformance.promises.spawned import *  # noqa: F403
-from sandboxkit.testing.conformance.promises.trees import *  # noqa: F403
-from sandboxkit.testing.conformance.promises.verbs import *  # noqa: F403
+from sandboxkit.testing.conformance.promises import (
+    connection,
+    output,
+    ports,
+    spawned,
+    trees,
+    verbs,
+)
+from sandboxkit.testing.conformance.suite import part
+
+globals().update(part(connection, output, ports, spawned, trees, verbs))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ssl
 from typing import Final
@@ -23,7 +24,7 @@ async def connect(endpoint: Endpoint) -> ByteStream:
     """
     parts = endpoint.parts
     if parts.scheme == "unix":
-        return await anyio.connect_unix(parts.path)
+        return await _Unix.connect(parts.path)
     if parts.scheme == "ssh":
         return await _Ssh.connect(endpoint)
     host, port = parts.hostname or "localhost", parts.port or (2376 if endpoint.tls else 2375)
@@ -36,6 +37,40 @@ async def connect(endpoint: Endpoint) -> ByteStream:
         with anyio.CancelScope(shield=True):
             await anyio.aclose_forcefully(plain)
         raise
+
+
+class _Unix(ByteStream):
+    """A UNIX socket by asyncio's streams: a third less of our time than by anyio's."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def connect(cls, path: str) -> _Unix:
+        return cls(*await asyncio.open_unix_connection(path, limit=READ))
+
+    async def receive(self, max_bytes: int = READ) -> bytes:
+        data = await self._reader.read(max_bytes)
+        if not data:
+            raise anyio.EndOfStream
+        return data
+
+    async def send(self, item: bytes) -> None:
+        self._writer.write(item)
+        await self._writer.drain()
+
+    async def send_eof(self) -> None:
+        self._writer.write_eof()
+
+    async def aclose(self) -> None:
+        self._writer.close()
+        try:
+            await self._writer.wait_closed()
+        except OSError:
+            return  # it was broken already
+        except BaseException:
+            self._writer.transport.abort()  # whatever was not sent yet is given up
+            raise
 
 
 class _Tls(ByteStream):
