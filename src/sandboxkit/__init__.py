@@ -109,7 +109,15 @@ def __getattr__(name: str) -> object:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{home}"), name)
+    try:
+        value = getattr(import_module(f"{__name__}.{home}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != "claude_agent_sdk":
+            raise
+        raise ImportError(
+            f"sandboxkit.{name} needs the package claude-agent-sdk: "
+            'pip install "sandboxkit[claude]"'
+        ) from error
     globals()[name] = value
     return value
 

@@ -112,10 +112,10 @@ class GuestClient:
         if self._failure is not None:
             raise self._failure
         number = next(self._numbers)
-        size = len(wire.pack_json(wire.OPEN, number, dict(request)))
-        if size > wire.MAX_FRAME:
+        opening = wire.pack_json(wire.OPEN, number, dict(request))
+        if len(opening) > wire.MAX_FRAME:
             raise InvalidSpecError(
-                f"the request has {size} bytes, more than the {wire.MAX_FRAME} that the guest "
+                f"the request has {len(opening)} bytes, more than the {wire.MAX_FRAME} that the guest "
                 "takes at once; pass long arguments by stdin or a file"
             )
         channel = RemoteChannel(self, number, request, inputs=inputs, outputs=outputs, sink=sink)
@@ -123,7 +123,7 @@ class GuestClient:
         if on_accept is not None:
             self._listeners[number] = on_accept
         if self.connected:
-            self.send(wire.pack_json(wire.OPEN, number, dict(request)))
+            self.send(opening)
         return channel
 
     def forget(self, channel: RemoteChannel, *, reset: bool) -> None:

@@ -114,7 +114,7 @@ class Receiver:
     def consume(self, count: int) -> bool:
         """`count` bytes were passed on; whether it is time to acknowledge."""
         self.consumed += count
-        return self.consumed - self.acked >= WINDOW // 2
+        return self.consumed - self.acked >= WINDOW // 4
 
     def acknowledge(self) -> int:
         self.acked = self.consumed
