@@ -115,8 +115,8 @@ class GuestClient:
         opening = wire.pack_json(wire.OPEN, number, dict(request))
         if len(opening) > wire.MAX_FRAME:
             raise InvalidSpecError(
-                f"the request has {len(opening)} bytes, more than the {wire.MAX_FRAME} that the guest "
-                "takes at once; pass long arguments by stdin or a file"
+                f"the request has {len(opening)} bytes, more than the {wire.MAX_FRAME} that "
+                "the guest takes at once; pass long arguments by stdin or a file"
             )
         channel = RemoteChannel(self, number, request, inputs=inputs, outputs=outputs, sink=sink)
         self._channels[number] = channel

@@ -121,6 +121,16 @@ async def test_a_file_that_is_no_program_is_told(sandbox: Sandbox, folder: str) 
 
 
 @promise
+async def test_a_refused_command_costs_no_connection(create: Making) -> None:
+    """Input that was on its way to a command that cannot start is dropped, and no more."""
+    sandbox = await create()
+    for _ in range(3):
+        with pytest.raises(ExecStartError):
+            await sandbox.exec(["no-such-program"], stdin=b"x" * 3_000_000)
+    assert create.wired.line(sandbox.id).spawned == 1
+
+
+@promise
 @pytest.mark.parametrize("user", ["no-such-user", "99999999999999999999", "²", "", "a b"])
 async def test_an_unknown_user_is_told(sandbox: Sandbox, user: str) -> None:
     """A user that cannot be had is refused, and the sandbox goes on."""
