@@ -19,7 +19,8 @@ from sandboxkit.errors import SizeLimitError, UnsafePathError
 from sandboxkit.guest import trees, wire
 
 _BLOCK = 256 * 1024
-_GATHER = 1024 * 1024
+_GATHER = 1024 * 1024  # bytes, or
+_MOST_BLOCKS = 64
 
 
 class _Into(io.RawIOBase):
@@ -95,18 +96,18 @@ async def save(source: OutputStream, local: Path, max_bytes: int, *, mode: int) 
     try:
         async with await anyio.open_file(beside, "xb") as target:
             # Gathered, because each write is a trip to a thread.
-            gathered = bytearray()
+            gathered: list[bytes] = []
             async for block in source:
                 received += len(block)
                 if received > max_bytes:
                     raise SizeLimitError(
                         f"the file has more than {max_bytes} bytes", op="files.download"
                     )
-                gathered += block
-                if len(gathered) >= _GATHER:
-                    await target.write(gathered)
-                    gathered = bytearray()
-            await target.write(gathered)
+                gathered.append(block)
+                if sum(map(len, gathered)) >= _GATHER or len(gathered) >= _MOST_BLOCKS:
+                    await target.writelines(gathered)
+                    gathered = []
+            await target.writelines(gathered)
         await beside.chmod(mode)
         await beside.replace(local)
     except BaseException:

@@ -162,10 +162,10 @@ class _Pump:
         """Raises OSError or SandboxError when either side breaks."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                watch = tasks.create_task(self._watch_for_reset())
-                both = (tasks.create_task(self._inward()), tasks.create_task(self._outward()))
-                await asyncio.wait(both)
-                watch.cancel()
+                # The watch is over when the sandbox's side is: until then, what was sent last
+                # may still be on its way, and closing would reset it.
+                for part in (self._watch_for_reset(), self._inward(), self._outward()):
+                    tasks.create_task(part)
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
 

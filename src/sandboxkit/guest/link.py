@@ -7,7 +7,7 @@ from collections import deque
 from typing import Callable, Deque, List, Tuple
 
 from . import wire
-from .loop import Loop, Watch, log, read_some
+from .loop import Loop, Watch, log, read_some, widen
 
 _HIGH = 512 * 1024  # bytes waiting to be written: sources stop reading
 _LOW = 128 * 1024  # and start again
@@ -39,6 +39,7 @@ class Link:
         in_fd, out_fd = streams
         for fd in streams:
             os.set_blocking(fd, False)
+            widen(fd, wire.WINDOW)
         self._in = Watch(loop, in_fd, on_readable=self._read)
         self._out_watch = Watch(loop, out_fd, on_writable=self.flush)
         self._in.want(read=True)

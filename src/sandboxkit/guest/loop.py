@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import heapq
 import os
 import select
@@ -13,6 +14,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
+_F_SETPIPE_SZ = 1031  # in fcntl from Python 3.10 on
 
 Callback = Callable[[], None]
 
@@ -158,3 +160,11 @@ def read_some(fd: int, count: int) -> Optional[bytes]:
         if error.errno == errno.EIO:
             return b""
         raise
+
+
+def widen(pipe: int, size: int) -> None:
+    """Let a pipe hold more, so that a flood needs fewer wake-ups; a socket stays as it is."""
+    try:
+        fcntl.fcntl(pipe, _F_SETPIPE_SZ, size)
+    except OSError:
+        pass

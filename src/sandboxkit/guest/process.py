@@ -13,14 +13,13 @@ from typing import Any, Callable, Dict, List, Optional
 
 from . import files, spawn, tree, wire
 from .channels import Channel, Client, Sink, Source, failure
-from .loop import Loop
+from .loop import Loop, widen
 from .starter import Starters
 from .workers import Worker, Workers
 
 _SWEEP_S = 0.02  # between two looks for what still lives after a kill
 _SWEEPS = 150
 _DETACHED_KEEP = wire.WINDOW // 2  # bytes of output kept while nobody is connected
-_F_SETPIPE_SZ = 1031  # in fcntl from Python 3.10 on
 _OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 _EOT = b"\x04"  # end of input, typed on a terminal
 
@@ -215,7 +214,7 @@ class FileOperation(Child):
         streams = files.STREAMS.get(request["do"], ())
         ends = [self.pipe_in(n) if n == wire.STDIN else self.pipe_out(n) for n in streams]
         for fd in ends:
-            _widen(fd)
+            widen(fd, wire.CHUNK)  # not for programs, whose pipes may be many
         if wire.STDOUT not in streams:
             self.end(wire.STDOUT)
         order = json.dumps({**request, "env": None, "streams": streams}).encode()
@@ -239,14 +238,6 @@ class FileOperation(Child):
         self._worker = None
         for source in self.sources.values():
             source.close()
-
-
-def _widen(pipe: int) -> None:
-    """Fewer wake-ups for a large file; not for programs, whose pipes may be many."""
-    try:
-        fcntl.fcntl(pipe, _F_SETPIPE_SZ, wire.CHUNK)
-    except OSError:
-        pass
 
 
 def _type_end(terminal: int) -> None:

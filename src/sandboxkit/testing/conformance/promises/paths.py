@@ -160,6 +160,8 @@ async def test_a_file_that_is_swapped_while_it_is_read_harms_nobody(
                     content = await sandbox.files.read(f"{folder}/x", max_bytes=1000)
                 except UnsafePathError:
                     seen.add("refused")
+                except PathNotFoundError:
+                    continue  # an overlay file system may show a rename half done
                 except SizeLimitError:
                     pytest.fail("a device was read")
                 else:

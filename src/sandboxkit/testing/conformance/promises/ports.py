@@ -23,6 +23,8 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 _SERVER = """
     import socket, struct, sys, threading, time
     server = socket.create_server(("127.0.0.1", 0))
+    if sys.argv[1] == "goodbye":  # so that the system's buffers do not take everything
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     print(server.getsockname()[1], flush=True)
 
     def drain(peer):
@@ -68,15 +70,24 @@ _SERVER = """
 _CLIENT = """
     import socket, sys, threading
     peer = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
-    data = b"x" * int(sys.argv[2])
-    threading.Thread(target=lambda: (peer.sendall(data), peer.shutdown(socket.SHUT_WR))).start()
-    got = 0
+    got, reset = 0, []
+
+    def send():
+        try:
+            peer.sendall(b"x" * int(sys.argv[2]))
+            peer.shutdown(socket.SHUT_WR)
+        except OSError as error:  # a reset is told once: to the reader, or to the writer
+            reset.append(error)
+
+    sender = threading.Thread(target=send)
+    sender.start()
     try:
         while piece := peer.recv(65536):
             got += len(piece)
-        print(got)
-    except ConnectionResetError:
-        print("reset")
+    except ConnectionResetError as error:
+        reset.append(error)
+    sender.join()
+    print("reset" if reset else got)
 """
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]

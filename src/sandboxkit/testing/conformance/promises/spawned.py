@@ -201,14 +201,25 @@ async def test_kill_ends_the_whole_tree(sandbox: Sandbox) -> None:
 
 @promise
 async def test_kill_gives_the_grace_asked_for(sandbox: Sandbox) -> None:
-    """A process that ends by itself after TERM keeps its exit code, and nobody waits on."""
-    script = "trap 'echo bye; exit 6' TERM; echo ready; while :; do sleep 0.02; done"
-    async with await sandbox.spawn(["sh", "-c", script]) as process:
+    """A process that ends by itself after one TERM keeps its exit code, and nobody waits on."""
+    script = """
+        import signal, subprocess, sys, time
+        family = [subprocess.Popen(["sleep", "60"]) for _ in range(50)]
+        told = []
+        signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+        print("ready", flush=True)
+        while not told:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        print("TERM", len(told))
+        sys.exit(6)
+    """
+    async with await sandbox.spawn(program(script)) as process:
         await read_until(process.stdout, b"ready\n")
         with anyio.fail_after(20):
             await process.kill(grace_s=60)
             assert await process.wait() == 6
-        assert await process.stdout.read() == b"bye\n"
+        assert await process.stdout.read() == b"TERM 1\n"
 
 
 @promise
