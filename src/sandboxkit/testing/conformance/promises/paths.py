@@ -8,6 +8,7 @@ import pytest
 from sandboxkit.errors import (
     FileError,
     InvalidSpecError,
+    PathNotFoundError,
     PathPermissionError,
     SizeLimitError,
     UnsafePathError,
