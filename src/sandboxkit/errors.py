@@ -124,9 +124,20 @@ class AuthenticationError(SandboxError, PermissionError):
 
 
 class CapacityError(SandboxError):
-    """The backend has no room, or limits the rate at which it is asked."""
+    """The backend has no room, or limits the rate at which it is asked.
+
+    Args:
+        message: As for `SandboxError`.
+        retry_after_s: Seconds after which the backend says to try again; None if it
+            does not say.
+        **fields: As for `SandboxError`.
+    """
 
     default_code = "capacity"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.retry_after_s = retry_after_s
 
 
 class ImageError(SandboxError, LookupError):

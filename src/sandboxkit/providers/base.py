@@ -13,8 +13,10 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from importlib.util import find_spec
 from typing import ClassVar, Literal, NamedTuple
 
+from sandboxkit.errors import UnsupportedError
 from sandboxkit.spec import Resources, SandboxSpec
 
 INTERFACE_VERSION = 1
@@ -39,14 +41,19 @@ class Capabilities:
         images: Whether any image can be chosen.
         lifetime: Whether the backend itself ends a sandbox after its life-time,
             without anyone of ours alive.
+        renew: Whether the backend ends a sandbox by itself unless `renew` is called in
+            time. Where it does not, the guest alone holds the lease.
         artifacts: Whether it mounts `SandboxSpec.artifacts` itself. Where it does
             not, sandboxkit uploads them through the channel.
         guest_user: A user, other than the sandbox's own, that the guest can run as,
             so that the agent cannot touch it; None where there is none.
         pause: Whether `pause` and `resume` work.
-        snapshot: Whether `snapshot` works.
+        snapshot: Whether `snapshot` and `remove_snapshot` work.
         expose: Whether `expose` gives a public URL.
         extend: Whether `extend` works.
+        creates_per_s: How many sandboxes a second the service lets one account create;
+            None is no limit that is known.
+        concurrent: How many it lets one account have at once; likewise.
     """
 
     isolation: Literal["none", "process", "container", "gvisor", "microvm"]
@@ -56,12 +63,41 @@ class Capabilities:
     runtimes: bool = False
     images: bool = False
     lifetime: bool = False
+    renew: bool = False
     artifacts: bool = False
     guest_user: str | None = None
     pause: bool = False
     snapshot: bool = False
     expose: bool = False
     extend: bool = False
+    creates_per_s: float | None = None
+    concurrent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a backend would sign in with.
+
+    Attributes:
+        found: Whether there is something to sign in with, or nothing is needed.
+        said: Where it was found, or what to set: never the credential itself.
+    """
+
+    found: bool
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exposed:
+    """A port of a sandbox, as the world can reach it.
+
+    Attributes:
+        url: Its address.
+        headers: What each request needs to be let in; empty where anyone is.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,20 +252,75 @@ class SandboxHandle(ABC):
         Called shielded from cancellation, with a deadline.
         """
 
+    async def aclose(self) -> None:
+        """Let go of what this object holds; the sandbox lives on. Idempotent."""
+        return
+
+    # optional: each is called only where `Capabilities` claims it
+
+    async def renew(self, seconds: float) -> None:  # noqa: ARG002
+        """Have the backend end the sandbox `seconds` from now, if nobody renews it again.
+
+        Called every few seconds while a host lives. The backend may round up, and add
+        what a slow network needs; it never ends the sandbox earlier.
+        """
+        raise _unclaimed(self, "renew")
+
+    async def pause(self) -> None:
+        """Freeze the sandbox, with its processes and memory."""
+        raise _unclaimed(self, "pause")
+
+    async def resume(self) -> None:
+        """Go on where `pause` stopped. One that runs already is success."""
+        raise _unclaimed(self, "resume")
+
+    async def snapshot(self, name: str) -> str:  # noqa: ARG002
+        """Keep the sandbox's files as an image.
+
+        Args:
+            name: What to call it, where the backend has names: letters, digits, `-`.
+
+        Returns:
+            What to give as `SandboxSpec.image` to start from it.
+        """
+        raise _unclaimed(self, "snapshot")
+
+    async def expose(self, port: int) -> Exposed:  # noqa: ARG002
+        """The public address of a port, which the spec has declared."""
+        raise _unclaimed(self, "expose")
+
 
 class SandboxProvider(ABC):
     """A backend.
+
+    Its module and its constructor import no vendor package and connect to nothing, so
+    that what there is can be listed; the first call does.
 
     Attributes:
         name: The name it is chosen by.
         interface_version: The `INTERFACE_VERSION` it was written for: a literal
             number, so that a later sandboxkit can tell.
-        install_hint: What to install when its package is missing.
+        packages: The vendor's packages that it imports when it is used.
+        install_hint: The line that installs them.
     """
 
     name: ClassVar[str]
     interface_version: ClassVar[int]
+    packages: ClassVar[tuple[str, ...]] = ()
     install_hint: ClassVar[str] = ""
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """What must be installed before it can be used, as a sentence; None if nothing."""
+        absent = [package for package in cls.packages if find_spec(package) is None]
+        if not absent:
+            return None
+        hint = cls.install_hint or f'pip install "sandboxkit[{cls.name}]"'
+        return f"it needs the package {absent[0]!r}, which is not installed: {hint}"
+
+    def credentials(self) -> Credentials:
+        """What it would sign in with; asks nobody."""
+        return Credentials(found=True, said="none needed")
 
     @abstractmethod
     def capabilities(self) -> Capabilities:
@@ -275,9 +366,26 @@ class SandboxProvider(ABC):
     def list(self, labels: Mapping[str, str]) -> AsyncIterator[SandboxInfo]:
         """All sandboxes of sandboxkit that carry all of `labels`, stopped ones too."""
 
+    async def remove_snapshot(self, image: str) -> None:
+        """Remove what `SandboxHandle.snapshot` returned; gone already is success.
+
+        Raises:
+            UnsupportedError: This is not a snapshot of sandboxkit's, or there are none.
+        """
+        raise UnsupportedError(
+            f"{self.name} has no snapshots, such as {image!r}", provider=self.name
+        )
+
     async def aclose(self) -> None:
         """Let go of connections. Sandboxes live on."""
         return
+
+
+def _unclaimed(handle: SandboxHandle, op: str) -> UnsupportedError:
+    provider, sandbox_id = handle.info.provider, handle.info.id
+    return UnsupportedError(
+        f"{provider} cannot {op} a sandbox", op=op, provider=provider, sandbox_id=sandbox_id
+    )
 
 
 __all__ = [
@@ -285,9 +393,11 @@ __all__ = [
     "ByteChannel",
     "Capabilities",
     "Command",
+    "Credentials",
     "Difference",
     "Effective",
     "Encoding",
+    "Exposed",
     "Output",
     "Resources",
     "SandboxHandle",

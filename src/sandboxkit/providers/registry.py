@@ -66,6 +66,9 @@ class Registry(Generic[T]):
         if factory is not None:
             return factory()
         plugin = self.load(name)
+        missing = getattr(plugin, "missing", None)
+        if missing is not None and (said := missing()):
+            raise ProviderNotInstalledError(f"the {self._kind} {name!r}: {said}")
         try:
             return plugin()
         except ModuleNotFoundError as error:

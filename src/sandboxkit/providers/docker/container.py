@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -14,9 +13,8 @@ from sandboxkit.providers.base import Difference, Effective, SandboxInfo, State
 from sandboxkit.providers.docker.api import Json, nested
 from sandboxkit.providers.docker.images import Image
 from sandboxkit.providers.docker.limits import enforceable
+from sandboxkit.providers.remembered import EFFECTIVE_LABEL, recall, remember
 from sandboxkit.spec import SandboxSpec
-
-EFFECTIVE_LABEL: Final = "sandboxkit.effective"  # for `attach`, in whichever process
 
 # What the guest, and only the guest, needs: to become the sandbox's user, and to end
 # what runs as it. A process that is not root has none of these.
@@ -128,7 +126,10 @@ def request(spec: SandboxSpec, image: Image, plan: Plan, volumes: Mapping[str, s
         "Cmd": [],
         "User": "0",
         "WorkingDir": "/",
-        "Labels": {**spec.labels, EFFECTIVE_LABEL: _packed(plan)},
+        "Labels": {
+            **spec.labels,
+            EFFECTIVE_LABEL: remember(plan.effective, plan.differences),
+        },
         "Healthcheck": {"Test": ["NONE"]},
         "OpenStdin": True,
         # When the host that is attached dies, stdin ends: a main process that still
@@ -138,28 +139,17 @@ def request(spec: SandboxSpec, image: Image, plan: Plan, volumes: Mapping[str, s
     }
 
 
-def _packed(plan: Plan) -> str:
-    return json.dumps(
-        {
-            "effective": asdict(plan.effective),
-            "differences": [asdict(difference) for difference in plan.differences],
-        },
-        separators=(",", ":"),
-    )
-
-
 def describe(
     container_id: str, labels: Mapping[str, str] | None, state: str, created_at: datetime | None
 ) -> SandboxInfo:
     """What the engine and the labels say of a container of ours."""
-    plain = dict(labels or {})
-    packed: Json = json.loads(plain.pop(EFFECTIVE_LABEL, "{}"))
+    plain, effective, differences = recall(labels)
     return SandboxInfo(
         id=container_id,
         provider="docker",
         state=_STATES.get(state, "unknown"),
         labels=plain,
         created_at=created_at,
-        effective=Effective(**packed.get("effective", {})),
-        differences=tuple(Difference(**each) for each in packed.get("differences", ())),
+        effective=effective,
+        differences=differences,
     )

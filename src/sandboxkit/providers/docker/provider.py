@@ -45,6 +45,7 @@ class DockerProvider(SandboxProvider):
 
     name: ClassVar[str] = "docker"
     interface_version: ClassVar[int] = 1
+    packages: ClassVar[tuple[str, ...]] = ("docker",)
     install_hint: ClassVar[str] = INSTALL_HINT
 
     def __init__(self, *, host: str | None = None, context: str | None = None) -> None:
