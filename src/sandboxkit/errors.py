@@ -164,7 +164,7 @@ class SandboxNotFoundError(SandboxError, LookupError):
 class SandboxDiedError(SandboxError):
     """The sandbox ended while it was in use.
 
-    `code` says why where that is known: `oom`, `killed`, `expired`, or `died`.
+    `code` says why where that is known: `oom`, `killed`, `expired`, `idle`, or `died`.
     """
 
     default_code = "died"

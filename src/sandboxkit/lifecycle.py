@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
+import anyio
+
 from sandboxkit.channel.client import GuestClient
 from sandboxkit.channel.fallback import NO_GUEST, Fallback, refuse
+from sandboxkit.channel.files import Files
 from sandboxkit.channel.greeting import NoGuestError
 from sandboxkit.concurrency import obtain, run_to_end
-from sandboxkit.errors import OperationTimeoutError
+from sandboxkit.errors import (
+    OperationTimeoutError,
+    ProviderUnavailableError,
+    SandboxError,
+    SandboxNotFoundError,
+)
+from sandboxkit.keeper import Keeper
+from sandboxkit.progress import Progress, report
 from sandboxkit.providers.base import (
     Capabilities,
     Difference,
@@ -22,10 +33,13 @@ from sandboxkit.providers.base import (
     SandboxProvider,
 )
 from sandboxkit.providers.registry import providers
-from sandboxkit.spec import KEY_LABEL, SandboxSpec
+from sandboxkit.spec import KEY_LABEL, Artifact, SandboxSpec
+
+log = logging.getLogger(__name__)
 
 DESTROY_S = 60.0
 _CREATE_S = 120.0
+_LOOK_AGAIN_S = (0.0, 1.0)
 
 
 class Closable(Protocol):
@@ -92,8 +106,11 @@ async def made(provider: SandboxProvider, spec: SandboxSpec) -> SandboxHandle:
         return await obtain(
             provider.create(spec), release=lambda handle: handle.destroy(), deadline_s=_CREATE_S
         )
+    except (OperationTimeoutError, ProviderUnavailableError):
+        await _sweep(provider, spec.key)
+        raise
     except TimeoutError as error:
-        await run_to_end(_remove(provider, spec.key), deadline_s=DESTROY_S)
+        await _sweep(provider, spec.key)
         raise OperationTimeoutError(
             f"the backend did not create the sandbox within {_CREATE_S:g} s",
             op="create",
@@ -102,11 +119,23 @@ async def made(provider: SandboxProvider, spec: SandboxSpec) -> SandboxHandle:
         ) from error
 
 
+async def _sweep(provider: SandboxProvider, key: str) -> None:
+    """Remove what a create that failed on the way may have made all the same."""
+    try:
+        await run_to_end(_remove(provider, key), deadline_s=DESTROY_S)
+    except (SandboxError, TimeoutError):
+        log.warning("it cannot be told whether the sandbox %s exists", key, exc_info=True)
+
+
 async def _remove(provider: SandboxProvider, key: str) -> None:
-    async for info in provider.list({KEY_LABEL: key}):
-        if info.labels.get(KEY_LABEL) != key:  # a plugin's mistake must not cost others theirs
-            continue
-        await (await provider.attach(info.id)).destroy()
+    for pause_s in _LOOK_AGAIN_S:  # it may appear after its answer was lost
+        await anyio.sleep(pause_s)
+        async for info in provider.list({KEY_LABEL: key}):
+            if info.labels.get(KEY_LABEL) != key:  # a plugin's mistake must not cost others theirs
+                continue
+            with contextlib.suppress(SandboxNotFoundError):
+                await (await provider.attach(info.id)).destroy()
+            return
 
 
 async def connect(
@@ -123,6 +152,30 @@ async def connect(
         await channel.check()
     undo.push_async_callback(finish, functools.partial(close, channel, say_bye=False, keep_s=None))
     return channel
+
+
+def kept(
+    handle: SandboxHandle,
+    channel: GuestClient | Fallback,
+    lease_s: float,
+    can: Capabilities,
+    undo: contextlib.AsyncExitStack,
+) -> Keeper:
+    """A keeper at work."""
+    keeper = Keeper(handle, channel, lease_s, renews=can.renew)
+    keeper.start()
+    undo.push_async_callback(finish, keeper.stop)
+    return keeper
+
+
+async def upload(artifacts: Sequence[Artifact], files: Files) -> None:
+    """Bring artifacts to a backend that does not have them in its images."""
+    for artifact in artifacts:
+        total = (await anyio.Path(artifact.source).stat()).st_size
+        step = f"upload {artifact.name} {artifact.version}"
+        report(Progress(step, 0, total))
+        await files.upload(artifact.source, artifact.target)
+        report(Progress(step, total, total, finished=True))
 
 
 def check_without_guest(spec: SandboxSpec, can: Capabilities) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import secrets
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
-
-import anyio
 
 from sandboxkit.admission import admit
 from sandboxkit.channel.client import GuestClient
@@ -24,8 +25,10 @@ from sandboxkit.channel.process import (
 )
 from sandboxkit.channel.tunnels import Ports
 from sandboxkit.concurrency import run_to_end
-from sandboxkit.errors import InvalidSpecError, SandboxClosedError
+from sandboxkit.errors import InvalidSpecError, SandboxClosedError, UnsupportedError
+from sandboxkit.failover import OneProvider, create_on
 from sandboxkit.guest import wire
+from sandboxkit.keeper import Keeper
 from sandboxkit.lifecycle import (
     DESTROY_S,
     Opening,
@@ -35,17 +38,23 @@ from sandboxkit.lifecycle import (
     connect,
     described,
     finish,
+    kept,
     made,
+    upload,
 )
+from sandboxkit.limits import WAIT_S, Patience, create_within_limits
 from sandboxkit.ownership import owned
-from sandboxkit.progress import Listener, Progress, listening, report
-from sandboxkit.providers.base import SandboxHandle, SandboxInfo, SandboxProvider
-from sandboxkit.spec import Artifact, SandboxSpec
+from sandboxkit.places import Place, Places
+from sandboxkit.progress import Listener
+from sandboxkit.providers.base import Exposed, SandboxHandle, SandboxInfo, SandboxProvider
+from sandboxkit.spec import SandboxSpec
 
 OUTPUT_LIMIT = 10 * 1024 * 1024
 """Bytes of each stream that `exec` keeps by default: the head and the tail."""
 
 _TERMINAL = (24, 80)
+_FREEZE_S = 180.0  # E2B takes about 4 s for each GiB of memory
+_SNAPSHOT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
 
 
 class Sandbox:
@@ -64,6 +73,8 @@ class Sandbox:
         channel: GuestClient | Fallback,
         info: SandboxInfo,
         *,
+        keeper: Keeper,
+        place: Place,
         created: bool,
         owns_provider: bool,
     ) -> None:
@@ -71,6 +82,8 @@ class Sandbox:
         self._handle = handle
         self._channel = channel
         self._info = info
+        self._keeper = keeper
+        self._place = place
         self._created = created
         self._owns_provider = owns_provider
         self._closed = False
@@ -78,7 +91,7 @@ class Sandbox:
         self.files = (
             FallbackFiles(channel) if isinstance(channel, Fallback) else Files(self._client)
         )
-        self.ports = Ports(self._client)
+        self.ports = Ports(self._client, self._expose)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else self._info.state
@@ -96,18 +109,21 @@ class Sandbox:
     @classmethod
     def create(
         cls,
-        provider: str | SandboxProvider,
+        provider: OneProvider | Sequence[OneProvider],
         *,
         spec: SandboxSpec | None = None,
         on_progress: Listener | None = None,
+        wait_s: float = WAIT_S,
         **fields: Any,
     ) -> Opening[Sandbox]:
         """Create a sandbox: `await` it, or leave it to `async with`, which destroys it.
 
         Args:
-            provider: The backend's name, or an object.
+            provider: The backend's name, or an object; or a list of them, of which the
+                first is taken that has room and answers (see `failover`).
             spec: What it shall be; None is all defaults.
             on_progress: Called with each `Progress` of a slow step (an image pull).
+            wait_s: Seconds to wait while the backend has no room, or limits the rate.
             **fields: Single fields of `SandboxSpec` and `Resources`, such as
                 `image="python:3.12-slim"`, `cpu=2`, `memory_gib=4`, `network="open"`.
 
@@ -121,7 +137,8 @@ class Sandbox:
         Cancelling removes what was created so far before the cancellation goes on,
         within 120 s at the most.
         """
-        return Opening(cls._create(provider, spec, on_progress, fields))
+        wanted = SandboxSpec.build(spec, **fields)
+        return Opening(create_on(provider, wanted, cls._create, on_progress, wait_s=wait_s))
 
     @classmethod
     def attach(cls, provider: str | SandboxProvider, sandbox_id: str) -> Opening[Sandbox]:
@@ -133,30 +150,35 @@ class Sandbox:
         return Opening(cls._attach(provider, sandbox_id))
 
     @classmethod
-    async def _create(
-        cls,
-        chosen: str | SandboxProvider,
-        base: SandboxSpec | None,
-        on_progress: Listener | None,
-        fields: Mapping[str, Any],
-    ) -> Sandbox:
-        spec = SandboxSpec.build(base, **fields)
+    async def _create(cls, chosen: OneProvider, spec: SandboxSpec, patience: Patience) -> Sandbox:
         async with contextlib.AsyncExitStack() as undo:
             provider, owns = choose(chosen, undo)
             can = provider.capabilities()
             differences = admit(spec, can, provider.name)
             spec = owned(spec)
-            with listening(on_progress):
-                await provider.prepare(spec)
-                handle = await made(provider, spec)
-                undo.push_async_callback(finish, handle.destroy)
-                channel = await connect(handle, can.guest_user, spec, undo)
-                if isinstance(channel, Fallback):
-                    check_without_guest(spec, can)
-                info = described(handle.info, channel, differences)
-                sandbox = cls(provider, handle, channel, info, created=True, owns_provider=owns)
-                if spec.artifacts and not can.artifacts:
-                    await sandbox._upload_artifacts(spec.artifacts, can.guest_user)
+            await provider.prepare(spec)
+            handle, place = await create_within_limits(
+                provider, lambda: made(provider, spec), patience
+            )
+            undo.callback(place.release)
+            undo.push_async_callback(finish, handle.destroy)
+            channel = await connect(handle, can.guest_user, spec, undo)
+            if isinstance(channel, Fallback):
+                check_without_guest(spec, can)
+            keeper = kept(handle, channel, spec.lease_s, can, undo)
+            info = described(handle.info, channel, differences)
+            sandbox = cls(
+                provider,
+                handle,
+                channel,
+                info,
+                keeper=keeper,
+                place=place,
+                created=True,
+                owns_provider=owns,
+            )
+            if spec.artifacts and not can.artifacts:
+                await upload(spec.artifacts, Files(sandbox._client, user=can.guest_user))
             undo.pop_all()
         return sandbox
 
@@ -164,12 +186,25 @@ class Sandbox:
     async def _attach(cls, chosen: str | SandboxProvider, sandbox_id: str) -> Sandbox:
         async with contextlib.AsyncExitStack() as undo:
             provider, owns = choose(chosen, undo)
+            spec, can = SandboxSpec(), provider.capabilities()
             handle = await provider.attach(sandbox_id)
-            user = provider.capabilities().guest_user
-            channel = await connect(handle, user, SandboxSpec(), undo)
+            undo.push_async_callback(finish, handle.aclose)
+            if handle.info.state == "paused":
+                await handle.resume()
+            channel = await connect(handle, can.guest_user, spec, undo)
+            keeper = kept(handle, channel, spec.lease_s, can, undo)
             undo.pop_all()
         info = described(handle.info, channel, ())
-        return cls(provider, handle, channel, info, created=False, owns_provider=owns)
+        return cls(
+            provider,
+            handle,
+            channel,
+            info,
+            keeper=keeper,
+            place=Places(None).claim(),  # it was there before
+            created=False,
+            owns_provider=owns,
+        )
 
     @property
     def info(self) -> SandboxInfo:
@@ -310,6 +345,88 @@ class Sandbox:
             raise
         return process
 
+    # time and copies
+
+    async def pause(self) -> None:
+        """Freeze the sandbox: its processes and memory wait, and cost what the backend says.
+
+        What is asked of it meanwhile waits for `resume`. Cancellation waits until it is done.
+        It is not ended by its lease while it is paused; `destroy` ends it.
+
+        Raises:
+            UnsupportedError: The backend cannot.
+        """
+        self._can("pause")
+        await run_to_end(self._pause(self._open_channel()), deadline_s=_FREEZE_S)
+
+    async def _pause(self, channel: GuestClient | Fallback) -> None:
+        await self._keeper.stop()
+        if isinstance(channel, GuestClient):
+            await channel.suspend(keep_s=_FREEZE_S)
+        try:
+            await self._handle.pause()
+        except BaseException:
+            await self._go_on(channel)
+            raise
+        self._info = replace(self._info, state="paused")
+        self._place.release()
+
+    async def resume(self) -> None:
+        """Let a paused sandbox go on; for one that runs, this does nothing.
+
+        Raises:
+            SandboxNotFoundError: It is gone.
+        """
+        channel = self._open_channel()
+        if self._info.state == "paused":
+            await run_to_end(self._resume(channel), deadline_s=_FREEZE_S)
+
+    async def _resume(self, channel: GuestClient | Fallback) -> None:
+        await self._handle.resume()
+        await self._go_on(channel)
+
+    async def _go_on(self, channel: GuestClient | Fallback) -> None:
+        self._info = replace(self._info, state="running")
+        self._place.retake()
+        self._keeper.start()
+        if isinstance(channel, GuestClient):
+            await channel.resume()
+
+    async def snapshot(self, name: str | None = None) -> str:
+        """Keep the sandbox's files as an image at the backend, to start others from.
+
+        It stays, and may cost, until `provider.remove_snapshot(image)`.
+
+        Args:
+            name: What to call it: 1 to 63 letters, digits and `-`; None makes one up.
+
+        Returns:
+            What to give as `image=` to start from it, on this backend.
+
+        Raises:
+            UnsupportedError: The backend has no snapshots.
+        """
+        self._can("snapshot")
+        self._open_channel()
+        chosen = name if name is not None else f"sandboxkit-{secrets.token_hex(6)}"
+        if not _SNAPSHOT_NAME.fullmatch(chosen):
+            raise InvalidSpecError(f"{chosen!r} is not 1 to 63 letters, digits and '-'")
+        return await self._handle.snapshot(chosen)
+
+    async def _expose(self, port: int) -> Exposed:
+        self._can("expose")
+        self._open_channel()
+        return await self._handle.expose(port)
+
+    def _can(self, op: str) -> None:
+        if not getattr(self._provider.capabilities(), op):
+            raise UnsupportedError(
+                f"{self._info.provider} cannot {op}",
+                op=op,
+                provider=self._info.provider,
+                sandbox_id=self.id,
+            )
+
     # the end
 
     async def detach(self, *, keep_s: float) -> None:
@@ -342,11 +459,11 @@ class Sandbox:
 
     async def _destroy(self) -> None:
         try:
+            await self._keeper.stop()
             await close(self._channel, say_bye=False, keep_s=None)
             await self._handle.destroy()
         finally:
-            if self._owns_provider:
-                await self._provider.aclose()
+            await self._release()
 
     async def _leave(self, *, keep_s: float | None) -> None:
         if self._closed:
@@ -354,8 +471,20 @@ class Sandbox:
         if keep_s is not None:
             self._client()
         self._closed = True
-        leaving = close(self._channel, say_bye=True, keep_s=keep_s)
-        await run_to_end(leaving, deadline_s=DESTROY_S)
+        await run_to_end(self._let_go(keep_s), deadline_s=DESTROY_S)
+
+    async def _let_go(self, keep_s: float | None) -> None:
+        try:
+            await self._keeper.stop()
+            await close(self._channel, say_bye=True, keep_s=keep_s)
+            if keep_s is not None:
+                await self._keeper.keep_for(keep_s)
+        finally:
+            await self._release()
+
+    async def _release(self) -> None:
+        self._place.release()
+        await self._handle.aclose()
         if self._owns_provider:
             await self._provider.aclose()
 
@@ -369,16 +498,6 @@ class Sandbox:
         if isinstance(channel, Fallback):
             refuse("this")
         return channel
-
-    async def _upload_artifacts(self, artifacts: Sequence[Artifact], user: str | None) -> None:
-        """For backends that do not mount them."""
-        files = Files(self._client, user=user)
-        for artifact in artifacts:
-            total = (await anyio.Path(artifact.source).stat()).st_size
-            step = f"upload {artifact.name} {artifact.version}"
-            report(Progress(step, 0, total))
-            await files.upload(artifact.source, artifact.target)
-            report(Progress(step, total, total, finished=True))
 
 
 class _Executor:

@@ -22,6 +22,7 @@ from sandboxkit.errors import (
     SizeLimitError,
 )
 from sandboxkit.guest import wire
+from sandboxkit.providers.base import Exposed
 from tests.channel.hostile import Connection, Script, client
 
 REQUEST = request_for(["true"], cwd=None, env=None, user=None)
@@ -208,12 +209,45 @@ async def test_a_file_longer_than_was_asked_for() -> None:
             await Files(lambda: guest).read("x", max_bytes=999)
 
 
+async def unexposed(port: int) -> Exposed:
+    raise AssertionError(port)
+
+
 @pytest.mark.parametrize("reply", [{}, {"port": None}, {"port": "80"}, {"port": 70_000}], ids=str)
 async def test_a_port_that_is_none(reply: dict[str, Any]) -> None:
     async with client(answering((wire.REPLY, reply))) as guest:
         with pytest.raises(ProtocolError):
-            async with Ports(lambda: guest).reverse(0, "127.0.0.1", 1):
+            async with Ports(lambda: guest, unexposed).reverse(0, "127.0.0.1", 1):
                 pass
+
+
+@pytest.mark.parametrize("held_s", [1e300, -1.0, float("nan"), float("inf")])
+async def test_a_lease_that_cannot_be_is_not_believed(held_s: float) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.welcome()
+        for said in (100.0, held_s):
+            lease = await connection.hear(wire.LEASE)
+            connection.say(wire.pack_json(wire.LEASE, 0, {"held_s": said}, lease.offset))
+        await connection.hear(wire.BYE)
+
+    async with client(script, lease_s=1.0) as guest:
+        while guest.held_s == 1.0:  # the first, which is possible
+            await asyncio.sleep(0.01)
+        while guest.held_s != 1.0:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("held_s", ["x", None, [], {}], ids=str)
+async def test_a_lease_that_is_none(held_s: object) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.welcome()
+        lease = await connection.hear(wire.LEASE)
+        connection.say(wire.pack_json(wire.LEASE, 0, {"held_s": held_s}, lease.offset))
+
+    async with client(script, lease_s=1.0) as guest:
+        with anyio.fail_after(20):
+            await guest.failed.wait()
+        assert isinstance(guest.failure, ProtocolError)
 
 
 @pytest.mark.parametrize("offsets", [[], {"1": "x"}, {"9": 1}, {"1": -5}, "x"], ids=str)

@@ -35,6 +35,7 @@ _HELLO_S = 30.0
 _CLOSE_S = 5.0
 _RETRY_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # before each attempt, then the last again
 _MAX_GUEST_CHANNELS = 1024
+_MOST_HELD_S = 7 * 86_400.0  # what a guest says of other hosts' leases is believed up to here
 _LOSS = (SandboxError, OSError)
 
 OnAccept = Callable[[RemoteChannel], None]
@@ -48,6 +49,11 @@ class GuestClient:
         user: Who the guest runs as; None is the sandbox's own user.
         lease_s: Seconds that the guest waits for a lost host.
         settings: The sandbox's settings; the guest keeps those of its first host.
+
+    Attributes:
+        connected: Whether there is a connection now.
+        failed: Set when there will be none any more; `failure` says why.
+        welcome: What the guest has said of itself.
     """
 
     def __init__(
@@ -74,7 +80,10 @@ class GuestClient:
         self._heard = 0.0
         self._task: asyncio.Task[None] | None = None
         self._failure: SandboxError | None = None
-        self._leaving = False
+        self._leaving = self._suspended = False
+        self._echoed = asyncio.Event()  # the guest has answered a LEASE
+        self._held_s = lease_s
+        self.failed = asyncio.Event()
         self._left = asyncio.Event()  # the guest has heard our BYE, or cannot any more
         self.connected = False
         self.welcome: Mapping[str, Any] = {}
@@ -88,6 +97,43 @@ class GuestClient:
         """
         await self._connect()
         self._task = asyncio.create_task(self._serve(), name="sandboxkit-channel")
+
+    @property
+    def failure(self) -> SandboxError | None:
+        """Why nothing more can be done with the sandbox; None while that is not so."""
+        return self._failure
+
+    @property
+    def held_s(self) -> float:
+        """Seconds for which the sandbox shall live from now on, if nobody says more."""
+        return max(self._lease_s, self._held_s)
+
+    async def suspend(self, *, keep_s: float) -> None:
+        """Let the connection go, and make no other until `resume`; nothing is lost.
+
+        Args:
+            keep_s: Seconds for which the guest shall wait, while it runs.
+        """
+        self._echoed.clear()
+        self.send(wire.pack_json(wire.LEASE, 0, {"lease_s": keep_s}))
+        with anyio.move_on_after(_CLOSE_S):
+            await self._echoed.wait()
+        self._suspended = True
+        await cancel_and_wait(self._task)
+        await self._disconnect()
+
+    async def resume(self) -> None:
+        """Connect again after `suspend`.
+
+        Raises:
+            SandboxError: It was not possible, and will not be.
+        """
+        self._suspended = False
+        self._left.clear()
+        if self._failure is None and await self._reconnect():
+            self._task = asyncio.create_task(self._serve(), name="sandboxkit-channel")
+        if self._failure is not None:
+            raise self._failure
 
     # channels
 
@@ -247,7 +293,7 @@ class GuestClient:
             finally:
                 await self._disconnect()
             # A loss at the same moment hides the cancellation by `aclose` from the group.
-            if self._leaving or not await self._reconnect():
+            if self._leaving or self._suspended or not await self._reconnect():
                 return
 
     async def _reconnect(self) -> bool:
@@ -307,6 +353,11 @@ class GuestClient:
         if frame.kind == wire.BYE:
             self._left.set()
             return
+        if frame.kind == wire.LEASE:
+            held_s = float(frame.json().get("held_s", 0.0))
+            self._held_s = held_s if 0 <= held_s <= _MOST_HELD_S else 0.0
+            self._echoed.set()
+            return
         channel = self._channels.get(frame.channel)
         if channel is not None:
             channel.on_frame(frame)
@@ -340,6 +391,7 @@ class GuestClient:
         """Nothing more can be done with this sandbox: tell all who wait."""
         if self._failure is None:
             self._failure = error
+            self.failed.set()
             self._fail_channels(error)
 
     def _fail_channels(self, error: SandboxError) -> None:

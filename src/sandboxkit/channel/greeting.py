@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import anyio.to_thread
 
-from sandboxkit.errors import ConnectionLostError, ExecStartError, SandboxError
+from sandboxkit.errors import (
+    ConnectionLostError,
+    ExecStartError,
+    SandboxDiedError,
+    SandboxError,
+)
 from sandboxkit.guest import CONNECT, NO_PYTHON, bundle, wire
 from sandboxkit.providers.base import ByteChannel, Command, Encoding, SandboxHandle
 
 _NOISE = 64 * 1024  # bytes before the greeting (a login banner) that are passed over
 _STDERR = 4 * 1024
 _CANNOT_RUN = (126, 127)
+_ENDINGS = {
+    "expired": "the sandbox has reached the end of its life-time",
+    "idle": "the sandbox was idle for longer than its idle time-out",
+    "unheld": "no host has held the sandbox for the length of its lease",
+}
 
 
 class NoGuestError(SandboxError):
@@ -33,6 +43,7 @@ async def dial(handle: SandboxHandle, user: str | None) -> tuple[ByteChannel, by
 
     Raises:
         NoGuestError: The image cannot run the guest.
+        SandboxDiedError: The guest has ended, and with it the sandbox.
         ConnectionLostError: The connector ended without a greeting.
     """
     try:
@@ -67,6 +78,8 @@ async def _greeting(stream: ByteChannel) -> bytes:
         before, found, after = heard.partition(wire.GREETING)
         if found:
             return after
+        if wire.ENDED in before and before.endswith(b"\n"):
+            raise _ended(before.partition(wire.ENDED)[2].strip().decode(errors="replace"))
         if NO_PYTHON in before:
             raise NoGuestError("there is no Python 3.8 or later in the image")
     code = await stream.wait()
@@ -74,3 +87,9 @@ async def _greeting(stream: ByteChannel) -> bytes:
     if code in _CANNOT_RUN:
         raise NoGuestError(f"the image cannot run a shell: {said or code}")
     raise ConnectionLostError(f"the guest did not start (exit code {code}): {said or 'no output'}")
+
+
+def _ended(why: str) -> SandboxDiedError:
+    said = _ENDINGS.get(why, "the guest has ended, and with it the sandbox")
+    code = why if why in {"expired", "idle"} else "died"
+    return SandboxDiedError(f"{said}; create another one", code=code, retryable=False)

@@ -17,6 +17,7 @@ from sandboxkit.channel.remote import RemoteChannel
 from sandboxkit.concurrency import cancel_and_wait
 from sandboxkit.errors import InvalidSpecError, ProtocolError, SandboxError
 from sandboxkit.guest import wire
+from sandboxkit.providers.base import Exposed
 
 _DIAL_S = 10.0
 _LAST_PORT = 65535
@@ -38,8 +39,27 @@ class Address:
 class Ports:
     """The ports of a sandbox, as `sandbox.ports`."""
 
-    def __init__(self, client: Callable[[], GuestClient]) -> None:
+    def __init__(
+        self,
+        client: Callable[[], GuestClient],
+        expose: Callable[[int], Coroutine[Any, Any, Exposed]],
+    ) -> None:
         self._client = client
+        self._expose = expose
+
+    async def expose(self, port: int) -> Exposed:
+        """The public address of a port that the spec has declared (`ports=(8000,)`).
+
+        Returns:
+            Its URL, and the headers that let a request in.
+
+        Raises:
+            InvalidSpecError: It is not a port.
+            UnsupportedError: The backend has no public addresses, or needs to know the
+                port when the sandbox is created.
+        """
+        _check_port(port)
+        return await self._expose(port)
 
     @contextlib.asynccontextmanager
     async def forward(self, port: int, *, local_port: int = 0) -> AsyncGenerator[Address]:

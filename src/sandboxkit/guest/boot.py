@@ -28,6 +28,10 @@ def main(role: str, text: bool) -> None:
         _serve(directory, text, own_streams=True)
         return
     connection = _find(directory) or _start(directory)
+    if connection is None:
+        with open(directory + "/ended", "rb") as ended:
+            os.write(1, wire.ENDED + ended.read(64) + b"\n")
+        raise SystemExit(0)
     os.write(1, wire.GREETING)
     descriptors = array.array("i", [0, 1])
     connection.sendmsg(
@@ -64,13 +68,18 @@ def _find(directory: str) -> socket.socket | None:
     return connection
 
 
-def _start(directory: str) -> socket.socket:
-    """Start the guest as a daemon; of two connectors at once, one does."""
+def _start(directory: str) -> socket.socket | None:
+    """Start the guest as a daemon; of two connectors at once, one does.
+
+    None where one has ended on purpose: what it held is gone, and so is the sandbox.
+    """
     lock = os.open(directory + "/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     import fcntl
 
     fcntl.flock(lock, fcntl.LOCK_EX)
     connection = _find(directory)
+    if connection is None and os.path.exists(directory + "/ended"):
+        return None
     if connection is None and os.fork() == 0:
         os.setsid()
         if os.fork():
@@ -102,8 +111,16 @@ def _serve(directory: str, text: bool, own_streams: bool) -> None:
     listener.bind(path)
     listener.listen(16)
     loop = Loop()
-    # As the main program, our own end is the sandbox's end.
-    server = Server(loop, (lambda: None) if own_streams else end_machine)
+
+    def end_sandbox(why: str) -> None:
+        if own_streams:  # as the main program, our own end is the sandbox's end
+            return
+        note = os.open(directory + "/ended", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        os.write(note, why.encode())
+        os.close(note)
+        end_machine()
+
+    server = Server(loop, end_sandbox)
     if own_streams:
         os.write(1, wire.GREETING)
         streams = os.dup(0), os.dup(1)
@@ -111,7 +128,7 @@ def _serve(directory: str, text: bool, own_streams: bool) -> None:
         os.dup2(null, 0)
         os.dup2(null, 1)
         server.connect(streams, text, lambda: None)
-        signal.signal(signal.SIGTERM, lambda _number, _frame: server.end())
+        signal.signal(signal.SIGTERM, lambda _number, _frame: server.end("stopped"))
     accept = Watch(loop, listener.fileno())
     accept.on_readable = lambda: _accept(server, loop, listener, accept)
     accept.want(read=True)

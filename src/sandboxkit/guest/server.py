@@ -18,6 +18,7 @@ from .tunnels import Connection, Listener
 from .workers import Workers
 
 _TICK_S = 0.25  # how often leases are looked at
+_FROZEN_S = 5.0  # without a tick: the machine was paused, or has slept
 _FIRST_LEASE_S = 60.0  # for a host that has not said hello yet
 _FALLBACK_HOME = "/tmp"
 _MAX_SHOWN = 100  # arguments, and characters of each, in the list of processes
@@ -29,10 +30,10 @@ class Server:
 
     Args:
         loop: The event loop.
-        end_sandbox: Ends the sandbox as far as the guest can, when nobody holds it.
+        end_sandbox: Ends the sandbox as far as the guest can; it is told why.
     """
 
-    def __init__(self, loop: Loop, end_sandbox: Callable[[], None]) -> None:
+    def __init__(self, loop: Loop, end_sandbox: Callable[[str], None]) -> None:
         self.loop = loop
         self.instance = os.urandom(8).hex()
         self._end_sandbox = end_sandbox
@@ -42,7 +43,7 @@ class Server:
         self._starters = Starters(loop)
         self._workers = Workers(loop)
         self._settings: Dict[str, Any] = {}
-        self._started = self._active = time.monotonic()
+        self._started = self._active = self._ticked = time.monotonic()
         self._no_host_until = self._started + _FIRST_LEASE_S
         loop.before_wait.append(self._flush)
         self._tick()
@@ -86,7 +87,8 @@ class Server:
             raise wire.WireError("the first frame must be HELLO")
         if frame.kind == wire.LEASE:
             self._renew(client, frame.json())
-            client.send(wire.pack_json(wire.LEASE, 0, {}, frame.offset))
+            held = {"held_s": self._held_until() - time.monotonic()}
+            client.send(wire.pack_json(wire.LEASE, 0, held, frame.offset))
         elif frame.kind == wire.BYE:
             self._leave(client, bool(frame.json().get("last")))
         elif frame.kind == wire.OPEN:
@@ -191,7 +193,7 @@ class Server:
             client.link.flush()
             client.link.close()
         if last:
-            self.end()
+            self.end("left")
 
     def _set_adrift(self, client: Client, program: Program) -> None:
         client.channels.pop(program.number, None)
@@ -278,6 +280,7 @@ class Server:
         self.loop.later(_TICK_S, self._tick)  # first: whatever fails below, leases must end
         self._starters.check()
         now = time.monotonic()
+        self._thaw(now)
         for client in list(self._clients.values()):
             if now > client.deadline:
                 self._leave(client, last=False)
@@ -288,9 +291,21 @@ class Server:
         expired = now > self._started + float(self._settings.get("lifetime_s") or "inf")
         idle = now > self._active + float(self._settings.get("idle_timeout_s") or "inf")
         if unheld or expired or idle:
-            self.end()
+            self.end("expired" if expired else "idle" if idle else "unheld")
 
-    def end(self) -> None:
+    def _thaw(self, now: float) -> None:
+        """Time in which nothing could run counts against no lease, and is no idleness."""
+        frozen, self._ticked = now - self._ticked, now
+        if frozen > _FROZEN_S:
+            self._active += frozen
+            self._no_host_until += frozen
+            for client in self._clients.values():
+                client.deadline += frozen
+
+    def _held_until(self) -> float:
+        return max([self._no_host_until] + [client.deadline for client in self._clients.values()])
+
+    def end(self, why: str) -> None:
         """Kill all that was started, and end the sandbox."""
         for client in list(self._clients.values()):
             for channel in list(client.channels.values()):
@@ -298,7 +313,7 @@ class Server:
         for program in self._detached.values():
             program.abort()
         self._flush()
-        self._end_sandbox()
+        self._end_sandbox(why)
         self.loop.stop()
 
 

@@ -13,6 +13,7 @@ from typing import Any, Dict, List, NamedTuple, cast
 
 PROTOCOL = 1
 GREETING = b"sandboxkit-guest 1\n"
+ENDED = b"sandboxkit-ended "  # instead of it, and why, where the guest has ended on purpose
 
 HELLO = 1  # host: who I am, what I have received
 WELCOME = 2  # guest: who I am, what I have received
@@ -25,7 +26,7 @@ ACK = 8  # both: the reader has consumed the stream up to this offset
 CALL = 9  # host: do something with a channel; `offset` is the call's number
 RETURN = 10  # guest: the answer to that call
 CLOSE = 11  # host: forget the channel, and end what still runs in it
-LEASE = 12  # host: I live; the guest echoes it
+LEASE = 12  # host: I live; the guest echoes it, with how long the sandbox is held
 BYE = 13  # host: I leave; what is not detached ends; the guest echoes it
 
 STDIN = 0  # towards the sandbox

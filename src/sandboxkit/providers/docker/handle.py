@@ -110,6 +110,22 @@ class DockerHandle(SandboxHandle):
         await remove(self._engine, self.info.id)
         await self.aclose()
 
+    async def pause(self) -> None:
+        """Freeze the container's processes, by the kernel's freezer."""
+        await self._engine.call(
+            "pause", lambda api: api.pause(self.info.id), sandbox_id=self.info.id
+        )
+
+    async def resume(self) -> None:
+        """Let them go on; see `SandboxHandle.resume`."""
+        try:
+            await self._engine.call(
+                "resume", lambda api: api.unpause(self.info.id), sandbox_id=self.info.id
+            )
+        except SandboxError as error:
+            if "is not paused" not in error.message:
+                raise
+
     async def aclose(self) -> None:
         """Let go of the main process's streams, if nobody has taken them up."""
         main, self._main = self._main, None

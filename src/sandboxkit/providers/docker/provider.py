@@ -65,6 +65,7 @@ class DockerProvider(SandboxProvider):
             images=True,
             artifacts=True,
             guest_user=GUEST_USER,
+            pause=True,
         )
 
     async def prepare(self, spec: SandboxSpec) -> None:

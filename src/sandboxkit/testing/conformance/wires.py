@@ -17,6 +17,7 @@ from sandboxkit.providers.base import (
     Capabilities,
     Command,
     Encoding,
+    Exposed,
     Output,
     SandboxHandle,
     SandboxInfo,
@@ -92,6 +93,10 @@ class WiredProvider(SandboxProvider):
         """Those of the provider under test, as is everything below."""
         return self.inner.capabilities()
 
+    def account(self) -> str:
+        """See `SandboxProvider`."""
+        return self.inner.account()
+
     async def prepare(self, spec: SandboxSpec) -> None:
         """See `SandboxProvider`."""
         await self.inner.prepare(spec)
@@ -108,6 +113,10 @@ class WiredProvider(SandboxProvider):
         """See `SandboxProvider`."""
         async for info in self.inner.list(labels):
             yield info
+
+    async def remove_snapshot(self, image: str) -> None:
+        """See `SandboxProvider`."""
+        await self.inner.remove_snapshot(image)
 
     async def aclose(self) -> None:
         """See `SandboxProvider`."""
@@ -136,6 +145,32 @@ class WiredHandle(SandboxHandle):
     async def destroy(self) -> None:
         """See `SandboxHandle`."""
         await self._inner.destroy()
+
+    async def aclose(self) -> None:
+        """See `SandboxHandle`."""
+        await self._inner.aclose()
+
+    async def renew(self, seconds: float) -> None:
+        """See `SandboxHandle`; with the line down, the host is as good as dead."""
+        if self._line.down:
+            raise ProviderUnavailableError("the kit has taken the line down")
+        await self._inner.renew(seconds)
+
+    async def pause(self) -> None:
+        """See `SandboxHandle`."""
+        await self._inner.pause()
+
+    async def resume(self) -> None:
+        """See `SandboxHandle`."""
+        await self._inner.resume()
+
+    async def snapshot(self, name: str) -> str:
+        """See `SandboxHandle`."""
+        return await self._inner.snapshot(name)
+
+    async def expose(self, port: int) -> Exposed:
+        """See `SandboxHandle`."""
+        return await self._inner.expose(port)
 
 
 class WiredChannel(ByteChannel):

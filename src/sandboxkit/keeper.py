@@ -1,0 +1,82 @@
+"""Keeping a sandbox at its backend for as long as it is wanted, and no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+import anyio
+
+from sandboxkit.channel.client import GuestClient
+from sandboxkit.channel.fallback import Fallback
+from sandboxkit.concurrency import cancel_and_wait
+from sandboxkit.errors import SandboxDiedError, SandboxError
+from sandboxkit.providers.base import SandboxHandle
+
+log = logging.getLogger(__name__)
+
+_SHORTEST_S: Final = 1.0
+_LONGEST_S: Final = 20.0
+_RENEW_S: Final = 15.0
+_DESTROY_S: Final = 60.0
+
+
+class Keeper:
+    """Renews the backend's own time to live, and ends a machine whose guest has ended.
+
+    Args:
+        handle: The sandbox.
+        channel: The way into it.
+        lease_s: For how long each renewal holds.
+        renews: Whether the backend has a time to live that can be renewed.
+    """
+
+    def __init__(
+        self,
+        handle: SandboxHandle,
+        channel: GuestClient | Fallback,
+        lease_s: float,
+        *,
+        renews: bool,
+    ) -> None:
+        self._handle = handle
+        self._client = channel if isinstance(channel, GuestClient) else None
+        self._lease_s = lease_s
+        self._renews = renews
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, or go on after `stop`."""
+        self._task = asyncio.create_task(self._keep(), name="sandboxkit-keeper")
+
+    async def stop(self) -> None:
+        """Stop; the sandbox lives on for as long as was last said."""
+        task, self._task = self._task, None
+        await cancel_and_wait(task)
+
+    async def keep_for(self, seconds: float) -> None:
+        """Have the sandbox live on for so long, without any host.
+
+        Raises:
+            SandboxError: The backend does not let it.
+        """
+        if self._renews:
+            with anyio.fail_after(_RENEW_S):
+                await self._handle.renew(seconds)
+
+    async def _keep(self) -> None:
+        failed = self._client.failed if self._client is not None else asyncio.Event()
+        every = min(max(self._lease_s / 3, _SHORTEST_S), _LONGEST_S)
+        while not failed.is_set():
+            try:
+                await self.keep_for(self._client.held_s if self._client else self._lease_s)
+            except (SandboxError, TimeoutError) as error:
+                log.warning("the sandbox could not be renewed, and is tried again: %s", error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(failed.wait(), every if self._renews else None)
+        if self._client is not None and isinstance(self._client.failure, SandboxDiedError):
+            # The guest has ended; not every backend ends the machine with it.
+            with contextlib.suppress(SandboxError), anyio.move_on_after(_DESTROY_S):
+                await self._handle.destroy()
