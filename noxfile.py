@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -15,6 +17,7 @@ nox.options.error_on_missing_interpreters = True
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 SOURCES = ("src", "tests", "examples", "benchmarks", "noxfile.py")
+CLOUDS = ("e2b", "modal", "daytona")  # tests/live has a file for each
 MOST_LINES = {"src/sandboxkit/providers": 400, "src": 500}  # the first that fits counts
 
 SMOKE = """
@@ -61,21 +64,46 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All quick tests, on a real Docker engine; one is brought up where none runs."""
     install(session, "test")
-    session.run("pytest", "-m", "not slow and not live", *session.posargs)
+    session.run("pytest", "-m", "not slow and not live and not clouds", *session.posargs)
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
     """The long proofs: hundreds of cancellations, large floods, cut connections."""
     install(session, "test")
-    session.run("pytest", "-m", "slow and not live", *session.posargs)
+    session.run("pytest", "-m", "slow and not live and not clouds", *session.posargs)
+
+
+@nox.session
+def clouds(session: nox.Session) -> None:
+    """E2B, Modal and Daytona: their unmodified SDKs, over the wire, on emulated services."""
+    install(session, "test")
+    session.run("pytest", "-m", "clouds and not live", *session.posargs)
 
 
 @nox.session
 def live(session: nox.Session) -> None:
-    """The tests that need a real account, whose key the environment has."""
+    """The conformance kit on real accounts: `-- e2b modal`, or all that have a key."""
     install(session, "test")
-    session.run("pytest", "-m", "live", *session.posargs)
+    named = [name for name in session.posargs if name in CLOUDS]
+    options = [option for option in session.posargs if option not in CLOUDS]
+    known = json.loads(session.run("sandboxkit", "providers", "--json", silent=True) or "")
+    lacking = {each["name"]: lacks(each) for each in known["providers"]}
+    for name in named or CLOUDS:
+        if lacking[name]:
+            session.warn(f"{name} is left out: {lacking[name]}")
+    ready = [name for name in named or CLOUDS if not lacking[name]]
+    if not ready:
+        session.skip("no account can be used; what each needs is said above")
+    files = [f"tests/live/test_{name}.py" for name in ready]
+    session.run("pytest", "-m", "live", "--timeout", "300", *files, *options)
+
+
+def lacks(backend: dict[str, Any]) -> str:
+    """What a provider, as `sandboxkit providers --json` tells it, needs to be used."""
+    credentials = backend["credentials"] or {"found": True}
+    unknown = "" if credentials["found"] else credentials["said"]
+    return str(backend["error"] or backend["missing"] or unknown)
 
 
 @nox.session
@@ -88,7 +116,7 @@ def lowest(session: nox.Session) -> None:
         *nox.project.dependency_groups(PROJECT, "test"),
         silent=True,
     )
-    session.run("pytest", "-m", "not slow and not live", *session.posargs)
+    session.run("pytest", "-m", "not slow and not live and not clouds", *session.posargs)
 
 
 @nox.session

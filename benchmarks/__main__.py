@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import agent, bulk, commands, crowd, importing, lifecycle
+from benchmarks import agent, bulk, clouds, commands, crowd, importing, lifecycle
 from benchmarks.measure import Row
 
 Benchmark = Callable[[int], Awaitable[list[Row]]]
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, tuple[Benchmark, int]] = {
     "lifecycle": (lifecycle.measure, 12),
     "crowd": (crowd.measure, 9),
     "agent": (agent.measure, 15),
+    "clouds": (clouds.measure, 20),
     "import": (importing.measure, 9),
 }
 

@@ -13,6 +13,7 @@ import pytest
 
 from sandboxkit.errors import SandboxError
 from tests.blocking import watch
+from tests.emulators.fixtures import daytona, e2b, modal
 from tests.leaks import child_processes, claim, left_behind, things_on
 
 if TYPE_CHECKING:
@@ -20,13 +21,24 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+__all__ = ["daytona", "e2b", "modal"]  # fixtures
+
 BRING_UP_VARIABLE = "SANDBOXKIT_TESTS_BRING_UP"  # `0` forbids to install or start anything
+CLOUDS = frozenset({"e2b", "modal", "daytona", "backend", "cloud"})  # fixtures
 ENGINE: pytest.StashKey[RunningEngine] = pytest.StashKey()
 
 
 def pytest_configure() -> None:
     claim()
     watch.install()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs an emulated cloud is a session of its own."""
+    for item in items:
+        if not CLOUDS.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("clouds")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from sandboxkit.channel.process import PIPE, ExecResult, Process
     from sandboxkit.channel.tunnels import Address, Ports
     from sandboxkit.errors import SandboxError
+    from sandboxkit.gateway.model.anthropic import Anthropic
+    from sandboxkit.gateway.model.bedrock import Bedrock
+    from sandboxkit.gateway.model.budget import Budget
+    from sandboxkit.gateway.model.meter import Price
+    from sandboxkit.gateway.model.vertex import Vertex
     from sandboxkit.progress import Progress
     from sandboxkit.providers.base import (
         Capabilities,
@@ -41,6 +46,11 @@ _HOME = {
     "Agent": "agents.base",
     "ClaudeCode": "agents.claude_code",
     "SandboxTransport": "agents.claude_code",
+    "Anthropic": "gateway.model.anthropic",
+    "Bedrock": "gateway.model.bedrock",
+    "Budget": "gateway.model.budget",
+    "Price": "gateway.model.meter",
+    "Vertex": "gateway.model.vertex",
     "Usage": "agents.base",
     "Address": "channel.tunnels",
     "Artifact": "spec",
@@ -64,11 +74,16 @@ _HOME = {
     "Session": "session",
 }
 
+_EXTRAS = {"claude_agent_sdk": "claude", "h11": "gateway", "httpx": "gateway"}
+
 __all__ = [
     "PIPE",
     "Address",
     "Agent",
+    "Anthropic",
     "Artifact",
+    "Bedrock",
+    "Budget",
     "Capabilities",
     "ClaudeCode",
     "ExecResult",
@@ -76,6 +91,7 @@ __all__ = [
     "Files",
     "NetworkPolicy",
     "Ports",
+    "Price",
     "Process",
     "Progress",
     "Resources",
@@ -89,6 +105,7 @@ __all__ = [
     "SandboxTransport",
     "Session",
     "Usage",
+    "Vertex",
     "register",
 ]
 
@@ -112,11 +129,11 @@ def __getattr__(name: str) -> object:
     try:
         value = getattr(import_module(f"{__name__}.{home}"), name)
     except ModuleNotFoundError as error:
-        if error.name != "claude_agent_sdk":
+        extra = _EXTRAS.get(error.name or "")
+        if extra is None:
             raise
         raise ImportError(
-            f"sandboxkit.{name} needs the package claude-agent-sdk: "
-            'pip install "sandboxkit[claude]"'
+            f'sandboxkit.{name} needs another package: pip install "sandboxkit[{extra}]"'
         ) from error
     globals()[name] = value
     return value

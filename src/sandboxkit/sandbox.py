@@ -66,15 +66,15 @@ class Sandbox:
         ports: Its ports.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - `create` and `attach` alone call it
         self,
         provider: SandboxProvider,
         handle: SandboxHandle,
         channel: GuestClient | Fallback,
         info: SandboxInfo,
-        *,
         keeper: Keeper,
         place: Place,
+        *,
         created: bool,
         owns_provider: bool,
     ) -> None:
@@ -168,14 +168,7 @@ class Sandbox:
             keeper = kept(handle, channel, spec.lease_s, can, undo)
             info = described(handle.info, channel, differences)
             sandbox = cls(
-                provider,
-                handle,
-                channel,
-                info,
-                keeper=keeper,
-                place=place,
-                created=True,
-                owns_provider=owns,
+                provider, handle, channel, info, keeper, place, created=True, owns_provider=owns
             )
             if spec.artifacts and not can.artifacts:
                 await upload(spec.artifacts, Files(sandbox._client, user=can.guest_user))
@@ -195,15 +188,9 @@ class Sandbox:
             keeper = kept(handle, channel, spec.lease_s, can, undo)
             undo.pop_all()
         info = described(handle.info, channel, ())
+        place = Places(None).claim()  # it was there before, and takes none from others
         return cls(
-            provider,
-            handle,
-            channel,
-            info,
-            keeper=keeper,
-            place=Places(None).claim(),  # it was there before
-            created=False,
-            owns_provider=owns,
+            provider, handle, channel, info, keeper, place, created=False, owns_provider=owns
         )
 
     @property

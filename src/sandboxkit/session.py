@@ -14,12 +14,19 @@ from sandboxkit.agents.registry import agents
 from sandboxkit.agents.stream import EventStream, Turn
 from sandboxkit.concurrency import run_to_end
 from sandboxkit.errors import AgentError, InvalidSpecError, SandboxClosedError
+from sandboxkit.gateway.model.account import Account
+from sandboxkit.gateway.model.budget import Budget
+from sandboxkit.gateway.model.meter import Meter
+from sandboxkit.limits import WAIT_S
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.spec import SandboxSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sandboxkit.failover import OneProvider
+    from sandboxkit.gateway.model.meter import Price
     from sandboxkit.progress import Listener
-    from sandboxkit.providers.base import SandboxProvider
 
 _CLOSE_S = 180.0
 
@@ -37,14 +44,20 @@ class Session:
     takes up the conversation where it was.
 
     Args:
-        provider: The backend, by name or as an object; or a `Sandbox` of the caller's,
-            which has what the agent needs and is not destroyed at the end.
+        provider: The backend, by name or as an object; a list of them, of which the first
+            is taken that has room and answers; or a `Sandbox` of the caller's, which has
+            what the agent needs and is not destroyed at the end.
         agent: The agent, by name or as an object such as `ClaudeCode(options)`.
         spec: What the sandbox shall be.
         id: The id of the conversation, a UUID; None makes one.
         resume: The id of an earlier conversation to take up. It must be in the sandbox, or
             in a store that the agent was given (`ClaudeAgentOptions.session_store`).
         on_progress: Called with each step of a slow creation.
+        wait_s: Seconds to wait while the backend has no room, or limits the rate.
+        budget: What may be spent on the model; several sessions may share one.
+        models: Patterns such as `claude-haiku-*` of the models that may be asked for; None
+            is all.
+        prices: Prices of the user's own, by model; they win.
         **spec_fields: Single fields of the spec, as for `Sandbox.create`.
 
     Attributes:
@@ -61,13 +74,17 @@ class Session:
 
     def __init__(
         self,
-        provider: str | SandboxProvider | Sandbox,
+        provider: OneProvider | Sequence[OneProvider] | Sandbox,
         *,
         agent: str | Agent = "claude-code",
         spec: SandboxSpec | None = None,
         id: str | None = None,  # noqa: A002 - the word of the whole API
         resume: str | None = None,
         on_progress: Listener | None = None,
+        wait_s: float = WAIT_S,
+        budget: Budget | Sequence[Budget] = (),
+        models: Sequence[str] | None = None,
+        prices: Mapping[str, Price] | None = None,
         **spec_fields: Any,
     ) -> None:
         if id is not None and resume is not None:
@@ -81,6 +98,9 @@ class Session:
         self._spec = spec
         self._spec_fields = spec_fields
         self._on_progress = on_progress
+        self._wait_s = wait_s
+        budgets = (budget,) if isinstance(budget, Budget) else tuple(budget)
+        self._account = Account(Meter(prices), budgets, None if models is None else tuple(models))
         self.id = _uuid(id or resume or str(uuid4()))
         self._begun = resume is not None  # whether there is a conversation that must be found
         self._starts = 0
@@ -107,6 +127,11 @@ class Session:
         if self._sandbox is None or self._closed:
             raise self._not_open()
         return self._sandbox
+
+    @property
+    def meter(self) -> Meter:
+        """What was asked of models, as the gateway has counted it: `meter.total`, `meter.calls`."""
+        return self._account.meter
 
     @property
     def conversation(self) -> Conversation:
@@ -142,7 +167,7 @@ class Session:
             spec = await self._agent.prepare(spec)
             began = time.monotonic()
             self._sandbox = await Sandbox.create(
-                self._provider, spec=spec, on_progress=self._on_progress
+                self._provider, spec=spec, on_progress=self._on_progress, wait_s=self._wait_s
             )
             self.create_s = time.monotonic() - began
         try:
@@ -165,13 +190,15 @@ class Session:
 
     async def _start(self, agent: Agent) -> Conversation:
         if self._starts == 0 or self._begun:
-            return await agent.start(self.sandbox, session_id=self.id, resume=self._begun)
+            return await agent.start(
+                self.sandbox, self._account, session_id=self.id, resume=self._begun
+            )
         try:  # the agent died in its first prompt, perhaps before it had kept anything of it
-            return await agent.start(self.sandbox, session_id=self.id, resume=True)
+            return await agent.start(self.sandbox, self._account, session_id=self.id, resume=True)
         except AgentError as error:
             if error.code != "no_conversation":
                 raise
-            return await agent.start(self.sandbox, session_id=self.id, resume=False)
+            return await agent.start(self.sandbox, self._account, session_id=self.id, resume=False)
 
     # prompts
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,10 +13,12 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
 from sandboxkit.errors import InvalidSpecError
+from sandboxkit.gateway.hosts import HostError, parse_rule
 
 LABEL_PREFIX = "sandboxkit."
 OWNER_LABEL = "sandboxkit.owner"
@@ -90,10 +92,19 @@ class NetworkPolicy(Value):
     """What the sandbox can reach by itself. Tunnels through the channel always work.
 
     Attributes:
-        mode: `none`, no network at all; `open`, the backend's own network.
+        mode: `none`, no network at all; `allow`, the hosts of a list; `open`, the
+            backend's own network.
+        hosts: For `allow`: a host, `*.` and a host (all names below it, at any depth, not
+            the host itself), each perhaps with a port; without one, ports 443 and 80.
+            Kept in canonical form. An empty list allows nothing. Whatever is on the
+            list, no private, loopback, link-local or metadata address is ever reached.
+        native: For `allow`: whether the backend's own filter does it, rather than the
+            gateway on this machine, which is the same on every backend.
     """
 
-    mode: Literal["none", "open"] = "none"
+    mode: Literal["none", "allow", "open"] = "none"
+    hosts: tuple[str, ...] = ()
+    native: bool = False
 
     @classmethod
     def none(cls) -> Self:
@@ -101,9 +112,42 @@ class NetworkPolicy(Value):
         return cls(mode="none")
 
     @classmethod
+    def allow(cls, hosts: Sequence[str], *, native: bool = False) -> Self:
+        """The hosts of a list, and nothing else.
+
+        Args:
+            hosts: Such as `["api.example.com", "*.example.org:443", "example.net:8080"]`.
+            native: Whether the backend's own filter does it.
+
+        Raises:
+            InvalidSpecError: An entry is no such host; it is named.
+        """
+        return cls.checked({"mode": "allow", "hosts": hosts, "native": native})
+
+    @classmethod
     def open(cls) -> Self:
         """The backend's own network, without a filter."""
         return cls(mode="open")
+
+    @field_validator("hosts")
+    @classmethod
+    def _hosts_are_canonical(cls, hosts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if hosts and info.data.get("mode") != "allow":
+            raise ValueError("a list of hosts belongs to the mode 'allow'")
+        rules: dict[str, None] = {}
+        for entry in hosts:
+            try:
+                rules[str(parse_rule(entry))] = None
+            except HostError as error:
+                raise ValueError(f"{entry!r} is not an entry: {error}") from None
+        return tuple(rules)
+
+    @field_validator("native")
+    @classmethod
+    def _native_filters(cls, native: bool, info: ValidationInfo) -> bool:  # noqa: FBT001
+        if native and info.data.get("mode") != "allow":
+            raise ValueError("there is nothing to filter without the mode 'allow'")
+        return native
 
 
 class Artifact(Value):

@@ -18,8 +18,8 @@ from claude_agent_sdk import (
 )
 
 from sandboxkit.agents.claude_code import SandboxTransport
-from sandboxkit.agents.claude_code.credentials import ModelEndpoint
 from sandboxkit.errors import InvalidSpecError, PathNotFoundError, UnsupportedError
+from sandboxkit.gateway.model.anthropic import Anthropic
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.testing import Reply, ScriptedModel, call, say
 from tests.agents.places import Inside, Local, ask, result_of
@@ -27,7 +27,7 @@ from tests.agents.places import Inside, Local, ask, result_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-NOWHERE = ModelEndpoint("http://127.0.0.1:9")  # never asked
+NOWHERE = Anthropic(base_url="http://127.0.0.1:9")  # never asked
 
 KILL_CLI = """
 for one in /proc/[0-9]*; do
@@ -46,7 +46,7 @@ async def stand_in(sandbox: Sandbox, script: str) -> str:
 
 async def connected(sandbox: Sandbox, script: str, **fields: Any) -> SandboxTransport:
     options = ClaudeAgentOptions(cli_path=await stand_in(sandbox, script), **fields)
-    transport = SandboxTransport(sandbox, options, endpoint=NOWHERE)
+    transport = SandboxTransport(sandbox, options, upstream=NOWHERE)
     await transport.connect()
     return transport
 
@@ -232,7 +232,7 @@ async def test_a_lost_sandbox_is_a_lost_connection(engine: str) -> None:
 
 async def test_without_the_cli_the_remedy_is_named(engine: str) -> None:
     async with Sandbox.create("docker") as sandbox:
-        transport = SandboxTransport(sandbox, endpoint=NOWHERE)
+        transport = SandboxTransport(sandbox, upstream=NOWHERE)
         with pytest.raises(CLINotFoundError, match=r"claude_code_artifact\(\)"):
             await transport.connect()
         assert not transport.is_ready()
@@ -250,7 +250,7 @@ async def test_without_the_cli_the_remedy_is_named(engine: str) -> None:
 async def test_what_is_not_in_the_sandbox(
     sandbox: Sandbox, fields: dict[str, Any], message: str
 ) -> None:
-    transport = SandboxTransport(sandbox, ClaudeAgentOptions(**fields), endpoint=NOWHERE)
+    transport = SandboxTransport(sandbox, ClaudeAgentOptions(**fields), upstream=NOWHERE)
     with pytest.raises(CLIConnectionError, match=message):
         await transport.connect()
     await transport.close()
@@ -262,7 +262,7 @@ async def test_what_is_not_in_the_sandbox(
         ({"cwd": "here"}, InvalidSpecError, "cwd: 'here' must be an absolute path"),
         ({"add_dirs": ["../x"]}, InvalidSpecError, r"add_dirs: '\.\./x' must be an absolute"),
         ({"sandbox": {"enabled": True}}, UnsupportedError, "the sandbox around it is the wall"),
-        ({"env": {"CLAUDE_CODE_USE_BEDROCK": "1"}}, UnsupportedError, "not supported yet"),
+        ({"env": {"CLAUDE_CODE_USE_FOUNDRY": "1"}}, UnsupportedError, "not supported yet"),
         ({"env": {"ANTHROPIC_BASE_URL": "gopher://x"}}, InvalidSpecError, "its scheme is 'gopher'"),
     ],
 )
@@ -318,7 +318,7 @@ async def test_missing_files_of_the_host_are_named(sandbox: Sandbox) -> None:
     for fields in wrong:
         options = ClaudeAgentOptions(**fields)
         client = ClaudeSDKClient(
-            options, transport=SandboxTransport(sandbox, options, endpoint=NOWHERE)
+            options, transport=SandboxTransport(sandbox, options, upstream=NOWHERE)
         )
         with pytest.raises(PathNotFoundError, match="is not on this machine"):
             await client.connect()
@@ -326,6 +326,6 @@ async def test_missing_files_of_the_host_are_named(sandbox: Sandbox) -> None:
 
 async def test_a_directory_that_is_not_in_the_sandbox_is_named(sandbox: Sandbox) -> None:
     options = ClaudeAgentOptions(add_dirs=["/tmp", "/no/such"])
-    transport = SandboxTransport(sandbox, options, endpoint=NOWHERE)
+    transport = SandboxTransport(sandbox, options, upstream=NOWHERE)
     with pytest.raises(InvalidSpecError, match="add_dirs: '/no/such' does not exist"):
         await transport.connect()

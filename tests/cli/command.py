@@ -47,11 +47,13 @@ class Cli:
             env=self.env(**(env or {})),
         )
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, *arguments: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [*SANDBOXKIT, *arguments],
             cwd=self.cwd,
-            env=self.env(),
+            env=self.env(**(env or {})),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

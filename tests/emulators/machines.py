@@ -89,7 +89,7 @@ class Machines:
             setup: A line of shell that root runs before anything else (to make a user).
         """
         resolved = await self.images.resolve(image)
-        body = {
+        body: dict[str, Any] = {
             "Image": resolved.id,
             "Entrypoint": list(entry),
             "Cmd": [],
@@ -126,9 +126,9 @@ class Machines:
         return await anyio.to_thread.run_sync(work, abandon_on_cancel=False)
 
     async def remove_image(self, image: str) -> None:
-        """Remove a commit; gone already is success."""
+        """Remove a commit, not those that it was made from; gone already is success."""
         try:
-            await self.call("remove_image", image, force=True)
+            await self.call("remove_image", image, force=True, noprune=True)
         except docker.errors.ImageNotFound:
             return
 
@@ -215,10 +215,11 @@ class Machine:
     ) -> tuple[int, bytes, bytes]:
         """Run a program to its end: its exit code, stdout and stderr."""
         program = await self.start(argv, user=user, cwd=cwd)
+        pieces: list[Output] = []
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(program.feed, stdin)
-                pieces = [piece async for piece in program]
+                pieces += [piece async for piece in program]
             code = await program.wait()
         finally:
             await program.aclose()
@@ -273,18 +274,24 @@ class Program:
         return output
 
     async def read_pid(self) -> None:
-        said = b""
+        said, early = b"", list[Output]()  # stdout may overtake the line with the pid
         while b"\n" not in said:
             output = await self._channel.receive()
-            if output is None or output.fd != 2:
-                raise StartFailed(said.decode(errors="replace") + _text(output))
-            said += output.data
+            if output is None:
+                raise StartFailed(
+                    (b"".join(piece.data for piece in early) + said).decode(errors="replace")
+                )
+            if output.fd == 2:
+                said += output.data
+            else:
+                early.append(output)
         line, _, rest = said.partition(b"\n")
         if not line.isdigit():
             raise StartFailed(said.decode(errors="replace"))
         self.pid = int(line)
         if rest:
-            self._pushed_back.append(Output(2, rest))
+            early.append(Output(2, rest))
+        self._pushed_back = early[::-1]
 
     async def receive(self) -> Output | None:
         """The next piece of its output, or None at the end of both streams."""
@@ -320,7 +327,3 @@ class Program:
     async def aclose(self) -> None:
         """Let go of its streams; it may run on."""
         await self._channel.aclose()
-
-
-def _text(output: Output | None) -> str:
-    return "" if output is None else output.data.decode(errors="replace")

@@ -7,56 +7,19 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from sandboxkit.gateway.model.meter import Sum
+from sandboxkit.usage import Usage
+
 if TYPE_CHECKING:
     from sandboxkit.agents.events import Event, Message
+    from sandboxkit.gateway.model.account import Account
     from sandboxkit.sandbox import Sandbox
     from sandboxkit.spec import SandboxSpec
 
+__all__ = ["INTERFACE_VERSION", "Agent", "Conversation", "Latency", "RunResult", "Usage"]
+
 INTERFACE_VERSION: Final = 1
 """The version of `Agent`. A plugin written for another is refused by name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens, as the agent reports them. Two of them can be added.
-
-    Attributes:
-        input_tokens: Read by the model, without what came from or went to its cache.
-        output_tokens: Written by the model.
-        cache_read_tokens: Read from the cache.
-        cache_creation_tokens: Written to the cache.
-    """
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_tokens: int = 0
-    cache_creation_tokens: int = 0
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-            self.cache_read_tokens + other.cache_read_tokens,
-            self.cache_creation_tokens + other.cache_creation_tokens,
-        )
-
-    def __sub__(self, other: Usage) -> Usage:
-        return Usage(
-            self.input_tokens - other.input_tokens,
-            self.output_tokens - other.output_tokens,
-            self.cache_read_tokens - other.cache_read_tokens,
-            self.cache_creation_tokens - other.cache_creation_tokens,
-        )
-
-    @property
-    def total_tokens(self) -> int:
-        """All tokens, read and written."""
-        return (
-            self.input_tokens
-            + self.output_tokens
-            + self.cache_read_tokens
-            + self.cache_creation_tokens
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +57,8 @@ class RunResult:
             it reports none. It is not an invoice.
         latency: Where the time went.
         session_id: The agent's id of the conversation, for `Session(resume=...)`.
+        metered: The same run as the gateway has counted it, outside of the agent's reach;
+            None for an agent that does not go through it.
         structured_output: The value that was asked for by a schema, or None.
         raw: The agent's own result object.
     """
@@ -108,6 +73,7 @@ class RunResult:
     cost_usd: float | None
     latency: Latency
     session_id: str
+    metered: Sum | None = None
     structured_output: object = None
     raw: object = field(default=None, repr=False, compare=False)
 
@@ -172,11 +138,14 @@ class Agent(ABC):
         """
 
     @abstractmethod
-    async def start(self, sandbox: Sandbox, *, session_id: str, resume: bool) -> Conversation:
+    async def start(
+        self, sandbox: Sandbox, account: Account, *, session_id: str, resume: bool
+    ) -> Conversation:
         """Start the agent in a sandbox. A start that fails or is cancelled leaves nothing.
 
         Args:
             sandbox: Where.
+            account: What the agent may ask of models, and where that is kept.
             session_id: The id of the conversation, a UUID.
             resume: Whether the conversation exists and is to be taken up, rather than begun.
 

@@ -180,9 +180,29 @@ def remove(
     finish(work(ids or [], provider=provider, every=every, yes=yes))
 
 
+@app.command("providers")
+def list_providers(
+    *, as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False
+) -> None:
+    """List the backends: what each can do, and what it still needs."""
+    from sandboxkit.cli.providers import list_providers as work
+
+    finish(work(as_json=as_json))
+
+
 @app.command()
-def doctor(*, provider: ProviderName = "docker", setup: Setup = False) -> None:
-    """Find out whether agents can run here, and what to do if not."""
+def doctor(
+    named: Annotated[
+        str | None, typer.Argument(metavar="PROVIDER", help="The backend; default: docker.")
+    ] = None,
+    *,
+    provider: ProviderName = "docker",
+    setup: Setup = False,
+) -> None:
+    """Find out whether agents can run here, and what to do if not.
+
+    A whole sandbox is created, used and destroyed, in your account at the backend.
+    """
     from sandboxkit.cli.doctor import doctor as work
 
-    finish(work(provider=provider, setup=setup))
+    finish(work(provider=named or provider, setup=setup))

@@ -1,30 +1,21 @@
-"""What `sandboxkit doctor` finds out, on any backend."""
+"""What `sandboxkit doctor` finds out about this machine, and how a finding looks."""
 
 from __future__ import annotations
 
 import os
 import platform
-import statistics
-import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import sandboxkit
 from sandboxkit.agents.registry import agents
 from sandboxkit.cli.demo import KEYS
 from sandboxkit.cli.setup import setup_hint
-from sandboxkit.cli.work import described
 from sandboxkit.errors import SandboxError
-from sandboxkit.providers.registry import providers
-from sandboxkit.sandbox import Sandbox
-from sandboxkit.spec import SandboxSpec
 
 if TYPE_CHECKING:
     from sandboxkit.spec import Artifact
-
-_EXECS: Final = 20
-_CLI_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +40,18 @@ def failed(name: str, error: SandboxError) -> Check:
     return Check("fail", name, f"{error} ({error.code})", setup_hint(error))
 
 
-async def check_machine() -> AsyncIterator[Check]:
-    """This machine, before any backend is asked."""
+async def check_machine(*, agents_matter: bool) -> AsyncIterator[Check]:
+    """This machine, before any backend is asked.
+
+    Args:
+        agents_matter: Whether it is a failure that there is no agent to run.
+    """
     version = platform.python_version()
     system = f"{platform.system()} {platform.machine()}"
     yield Check("ok", "Python", f"{version} on {system}")
     yield Check("ok", "sandboxkit", sandboxkit.__version__)
-    yield await _check_claude_code()
+    agent = await _check_claude_code()
+    yield agent if agents_matter or agent.state == "ok" else replace(agent, state="warn")
     if name := next((name for name in KEYS if os.environ.get(name)), None):
         yield Check("ok", "Model key", f"{name} is set; it stays on this machine")
     else:
@@ -84,51 +80,3 @@ async def claude_code() -> Artifact:
     from sandboxkit.agents.claude_code import claude_code_artifact
 
     return await claude_code_artifact()
-
-
-async def check_a_sandbox(provider: str) -> AsyncIterator[Check]:
-    """A whole life: created, used and destroyed, with the times it took."""
-    try:
-        artifacts = [await claude_code()]
-    except SandboxError:
-        artifacts = []
-    try:
-        backend = providers.make(provider)
-        spec = SandboxSpec.build(artifacts=artifacts)
-        await backend.prepare(spec)  # not part of the times
-        began = time.monotonic()
-        sandbox = await Sandbox.create(backend, spec=spec)
-        try:
-            created = time.monotonic() - began
-            execs = [(await sandbox.exec(["true"])).duration_s * 1000 for _ in range(_EXECS)]
-            yield Check(
-                "ok", "Sandbox", f"{sandbox.info.effective.isolation}: {described(sandbox.info)}"
-            )
-            for difference in {each.field: each for each in sandbox.info.differences}.values():
-                found = f"{difference.field}: {difference.applied or 'no limit'}"
-                yield Check("warn", "Default not met", found, difference.reason)
-            for artifact in artifacts:
-                yield await _check_cli(sandbox, artifact)
-        finally:
-            began = time.monotonic()
-            await sandbox.destroy()
-            destroyed = time.monotonic() - began
-            await backend.aclose()
-    except SandboxError as error:
-        yield failed("Sandbox", error)
-        return
-    yield Check(
-        "ok",
-        "Times",
-        f"create {created * 1000:.0f} ms, exec {statistics.median(execs):.1f} ms (median of "
-        f"{_EXECS}), destroy {destroyed * 1000:.0f} ms",
-    )
-
-
-async def _check_cli(sandbox: Sandbox, artifact: Artifact) -> Check:
-    done = await sandbox.exec([artifact.target, "--version"], timeout_s=_CLI_S)
-    if done.exit_code != 0:
-        said = (done.stderr or done.stdout).decode(errors="replace").strip()[-200:]
-        advice = "Use an image with glibc, such as the default one."
-        return Check("fail", "CLI in it", f"exit code {done.exit_code}: {said}", advice)
-    return Check("ok", "CLI in it", done.text.strip())

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
-from sandboxkit.cli.checks import Check, check_a_sandbox, check_machine
+from sandboxkit.cli.checks import Check, check_machine, claude_code
 from sandboxkit.cli.docker_checks import check_engine
 from sandboxkit.cli.outcome import FAILED
+from sandboxkit.cli.sandbox_checks import check_a_sandbox, check_account
 from sandboxkit.cli.setup import bring_engine_up
 from sandboxkit.cli.steps import Steps
 from sandboxkit.cli.terminal import make_console, plain, styled
+from sandboxkit.errors import SandboxError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from sandboxkit.spec import Artifact
 
 _MARKS: Final = {"ok": ("✓ ok  ", "green"), "warn": ("! warn", "yellow"), "fail": ("✗ fail", "red")}
 
@@ -26,20 +31,35 @@ async def doctor(*, provider: str, setup: bool) -> int:
         setup: Whether to bring up a Docker engine where none runs.
     """
     console = make_console()
-    failures = await _print(console, check_machine())
+    failures = await _print(console, check_machine(agents_matter=provider == "docker"))
     if setup:
         await bring_engine_up(console, provider)
-    if provider == "docker":
-        failures += await _print(console, check_engine())
-    if not failures:
+    unusable = await _print(console, _checks_of(provider))
+    if not unusable:
         with Steps(console) as steps, steps.step("trying a sandbox"):
-            failures += await _print(console, check_a_sandbox(provider))
+            artifacts = await _artifacts(provider)
+            failures += await _print(console, check_a_sandbox(provider, artifacts))
+    failures += unusable
     console.print()
     if failures:
         console.print(styled(f"{failures} of the checks failed.", "bold red"))
         return FAILED
-    console.print(styled("Agents can run here.", "bold green"))
+    works = "Agents can run here." if provider == "docker" else f"{provider} works."
+    console.print(styled(works, "bold green"))
     return 0
+
+
+def _checks_of(provider: str) -> AsyncIterator[Check]:
+    return check_engine() if provider == "docker" else check_account(provider)
+
+
+async def _artifacts(provider: str) -> list[Artifact]:
+    """The CLI, where that costs no upload into somebody's account."""
+    if provider != "docker":
+        return []
+    with contextlib.suppress(SandboxError):  # it was among the findings on the machine
+        return [await claude_code()]
+    return []
 
 
 async def _print(console: Console, checks: AsyncIterator[Check]) -> int:

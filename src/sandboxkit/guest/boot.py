@@ -80,17 +80,11 @@ def _start(directory: str) -> socket.socket | None:
     connection = _find(directory)
     if connection is None and os.path.exists(directory + "/ended"):
         return None
-    if connection is None and os.fork() == 0:
-        os.setsid()
-        if os.fork():
-            os._exit(0)
-        null = os.open(os.devnull, os.O_RDWR)
-        log = os.open(directory + "/log", os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-        for fd, source in enumerate((null, null, log)):
-            os.dup2(source, fd)
-        os.closerange(3, 64)
-        _serve(directory, text=False, own_streams=False)
-        os._exit(0)
+    if connection is None:
+        child = os.fork()
+        if child == 0:
+            _become_daemon(directory, lock)
+        os.waitpid(child, 0)  # it has left the guest behind, and nobody else looks for it
     deadline = time.monotonic() + _START_S
     while connection is None and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -99,6 +93,25 @@ def _start(directory: str) -> socket.socket | None:
     if connection is None:
         raise SystemExit("sandboxkit: the guest did not start")
     return connection
+
+
+def _become_daemon(directory: str, lock: int) -> None:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    null = os.open(os.devnull, os.O_RDWR)
+    log = os.open(directory + "/log", os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    for fd, source in enumerate((null, null, log)):
+        os.dup2(source, fd)
+    os.close(lock)
+    for fd in range(3, 64):  # what the backend has left open; what is ours is not inherited
+        try:
+            if os.get_inheritable(fd):
+                os.close(fd)
+        except OSError:
+            continue
+    _serve(directory, text=False, own_streams=False)
+    os._exit(0)
 
 
 def _serve(directory: str, text: bool, own_streams: bool) -> None:

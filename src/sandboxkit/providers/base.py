@@ -322,6 +322,14 @@ class SandboxProvider(ABC):
         """What it would sign in with; asks nobody."""
         return Credentials(found=True, said="none needed")
 
+    def account(self) -> str:
+        """What tells its account from others at the same service; asks nobody.
+
+        `creates_per_s` and `concurrent` are an account's, and are kept by all objects of
+        this name with one account together. A digest of the key, say: never the key.
+        """
+        return ""
+
     @abstractmethod
     def capabilities(self) -> Capabilities:
         """What the backend can do; needs no connection and no vendor package."""

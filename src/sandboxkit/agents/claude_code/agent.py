@@ -8,21 +8,24 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import anyio
+import anyio.to_thread
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient
 
 from sandboxkit.agents.base import Agent, Conversation
 from sandboxkit.agents.claude_code import options as option_rules
 from sandboxkit.agents.claude_code.binary import claude_code_artifact
 from sandboxkit.agents.claude_code.conversation import ClaudeCodeConversation
-from sandboxkit.agents.claude_code.credentials import CREDENTIALS, ModelEndpoint, model_endpoint
 from sandboxkit.agents.claude_code.failures import as_sandbox_errors
+from sandboxkit.agents.claude_code.model import CREDENTIALS, upstream_for
 from sandboxkit.agents.claude_code.totals import NOTHING, totals_before
 from sandboxkit.agents.claude_code.transport import SandboxTransport
 from sandboxkit.concurrency import run_to_end
-from sandboxkit.errors import AgentError, SandboxError
+from sandboxkit.errors import AgentError, InvalidSpecError, SandboxError
 from sandboxkit.spec import SandboxSpec
 
 if TYPE_CHECKING:
+    from sandboxkit.gateway.model.account import Account
+    from sandboxkit.gateway.model.upstream import Upstream
     from sandboxkit.sandbox import Sandbox
 
 CONNECT_S: Final = 120.0
@@ -51,8 +54,9 @@ class ClaudeCode(Agent):
         options: As for the SDK, and all of them mean what they mean there; None is
             `default_options()`. Paths in them: see `sandboxkit.agents.claude_code.options`.
             A `Session` sets the session id and partial messages itself.
-        model_url: The base URL of the Messages API, seen from this machine. None is what
-            the CLI would use here: `ANTHROPIC_BASE_URL`, or else the Anthropic API.
+        upstream: The service that has the model: `Anthropic(...)`, `Bedrock(region=...)`,
+            `Vertex(project=..., region=...)`. None is what the CLI would use here.
+        model_url: Short for an `Anthropic` service at this base URL, seen from this machine.
         api_key: The key for it, which stays on this machine. None is the one that the CLI
             would find here: `ANTHROPIC_API_KEY`; with an explicit `model_url`, none at all.
     """
@@ -65,9 +69,13 @@ class ClaudeCode(Agent):
         self,
         options: ClaudeAgentOptions | None = None,
         *,
+        upstream: Upstream | None = None,
         model_url: str | None = None,
         api_key: str | None = None,
     ) -> None:
+        if upstream is not None and (model_url is not None or api_key is not None):
+            raise InvalidSpecError("give either upstream, or model_url and api_key; not both")
+        self._upstream = upstream
         self._options = options if options is not None else default_options()
         self._model_url = model_url
         self._api_key = api_key
@@ -78,7 +86,7 @@ class ClaudeCode(Agent):
     async def prepare(self, spec: SandboxSpec) -> SandboxSpec:
         """See `Agent.prepare`: the options and the key are checked, the CLI is added."""
         option_rules.check(self._options)
-        self._endpoint()
+        await anyio.to_thread.run_sync(self._service)  # it may read files
         for name in sorted(CREDENTIALS & spec.env.keys()):
             raise AgentError(
                 f"The sandbox's env holds {name}, which everything in it could read. Give the "
@@ -88,14 +96,20 @@ class ClaudeCode(Agent):
             return spec
         return SandboxSpec.build(spec, artifacts=(*spec.artifacts, await claude_code_artifact()))
 
-    def _endpoint(self) -> ModelEndpoint:
-        return model_endpoint(self._options.env, model_url=self._model_url, api_key=self._api_key)
+    def _service(self) -> Upstream:
+        if self._upstream is not None:
+            self._upstream.check()
+            return self._upstream
+        return upstream_for(self._options.env, model_url=self._model_url, api_key=self._api_key)
 
-    async def start(self, sandbox: Sandbox, *, session_id: str, resume: bool) -> Conversation:
+    async def start(
+        self, sandbox: Sandbox, account: Account, *, session_id: str, resume: bool
+    ) -> Conversation:
         """See `Agent.start`."""
         last_words: deque[str] = deque(maxlen=_STDERR_LINES)
         options = self._for_session(session_id, last_words, resume=resume)
-        transport = SandboxTransport(sandbox, options, endpoint=self._endpoint())
+        service = await anyio.to_thread.run_sync(self._service)
+        transport = SandboxTransport(sandbox, options, upstream=service, account=account)
         client = ClaudeSDKClient(options, transport=transport)
         try:
             with as_sandbox_errors(last_words), anyio.fail_after(CONNECT_S):
@@ -112,7 +126,7 @@ class ClaudeCode(Agent):
                     code="no_answer",
                 ) from error
             raise
-        return ClaudeCodeConversation(client, last_words, before)
+        return ClaudeCodeConversation(client, last_words, before, account.meter)
 
     def _for_session(
         self, session_id: str, last_words: deque[str], *, resume: bool

@@ -18,10 +18,13 @@ from sandboxkit.agents.claude_code.inbox import Inbox
 from sandboxkit.agents.claude_code.totals import NOTHING, Totals, totals_of
 from sandboxkit.agents.events import Event, Finished, Message, Notice, ToolCall, ToolResult
 from sandboxkit.concurrency import run_to_end
+from sandboxkit.gateway.model.meter import Sum
 
 if TYPE_CHECKING:
     from claude_agent_sdk import ClaudeSDKClient
     from claude_agent_sdk import Message as SdkMessage
+
+    from sandboxkit.gateway.model.meter import Meter
 
 _CLOSE_S: Final = 90.0
 _INTERRUPT_S: Final = 2.0
@@ -34,10 +37,15 @@ class ClaudeCodeConversation(Conversation):
         client: Connected; closed with the conversation.
         stderr: The last lines of the CLI's stderr, kept up to date by the client's owner.
         before: What the CLI counts on from.
+        meter: What the gateway counts; None where the model is reached without it.
     """
 
     def __init__(
-        self, client: ClaudeSDKClient, stderr: Sequence[str] = (), before: Totals = NOTHING
+        self,
+        client: ClaudeSDKClient,
+        stderr: Sequence[str] = (),
+        before: Totals = NOTHING,
+        meter: Meter | None = None,
     ) -> None:
         self._client = client
         self._inbox = Inbox(client)
@@ -45,6 +53,8 @@ class ClaudeCodeConversation(Conversation):
         self._prompt_id: str | None = None
         self._interrupted = False
         self._totals = before
+        self._meter = meter
+        self._metered = Sum() if meter is None else meter.total
 
     @property
     def client(self) -> ClaudeSDKClient:
@@ -100,9 +110,17 @@ class ClaudeCodeConversation(Conversation):
             cost_usd=None if cost is None else max(0.0, cost - before.cost_usd),
             latency=latency,
             session_id=message.session_id,
+            metered=self._metered_since(),
             structured_output=message.structured_output,
             raw=message,
         )
+
+    def _metered_since(self) -> Sum | None:
+        """What the gateway has counted since the last result."""
+        if self._meter is None:
+            return None
+        before, self._metered = self._metered, self._meter.total
+        return self._metered - before
 
     async def interrupt(self) -> None:
         """See `Conversation.interrupt`."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from sandboxkit.agents.claude_code import sdk
-from sandboxkit.agents.claude_code.credentials import CREDENTIALS
+from sandboxkit.agents.claude_code.model import CREDENTIALS
 
 if TYPE_CHECKING:
     from claude_agent_sdk import ClaudeAgentOptions

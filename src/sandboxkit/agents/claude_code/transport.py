@@ -7,6 +7,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -22,17 +23,19 @@ from claude_agent_sdk import (
 from sandboxkit.agents.claude_code import lines, sdk
 from sandboxkit.agents.claude_code import options as option_rules
 from sandboxkit.agents.claude_code.binary import TARGET
-from sandboxkit.agents.claude_code.credentials import ModelEndpoint, model_endpoint, model_route
 from sandboxkit.agents.claude_code.environment import cli_environment
+from sandboxkit.agents.claude_code.model import model_route, upstream_for
 from sandboxkit.agents.claude_code.place import find_place
 from sandboxkit.agents.claude_code.resume import bring_conversation
 from sandboxkit.channel.process import PIPE
 from sandboxkit.concurrency import cancel_and_wait, run_to_end
 from sandboxkit.errors import ExecStartError, SandboxError
+from sandboxkit.gateway.model.account import Account
 
 if TYPE_CHECKING:
     from sandboxkit.agents.claude_code.place import Place
     from sandboxkit.channel.process import Process
+    from sandboxkit.gateway.model.upstream import Upstream
     from sandboxkit.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
@@ -69,7 +72,8 @@ class SandboxTransport(Transport):
     Args:
         sandbox: Where; it needs the CLI, which `claude_code_artifact()` brings.
         options: As for the client.
-        endpoint: Where the model is, if not there.
+        upstream: The service that has the model, if not that: `Anthropic`, `Bedrock`, `Vertex`.
+        account: Budgets and the meter; None is without limits, and a meter of its own.
 
     Raises:
         InvalidSpecError: An option cannot be meant in a sandbox.
@@ -82,12 +86,14 @@ class SandboxTransport(Transport):
         sandbox: Sandbox,
         options: ClaudeAgentOptions | None = None,
         *,
-        endpoint: ModelEndpoint | None = None,
+        upstream: Upstream | None = None,
+        account: Account | None = None,
     ) -> None:
         self._sandbox = sandbox
         self._options = options or ClaudeAgentOptions()
         option_rules.check(self._options)
-        self._endpoint = endpoint or model_endpoint(self._options.env)
+        self._upstream = upstream or upstream_for(self._options.env)
+        self.account = account or Account()
         self._cli = str(self._options.cli_path or TARGET)
         limit = self._options.max_buffer_size
         self._limit = sdk.DEFAULT_MAX_BUFFER_SIZE if limit is None else limit
@@ -132,9 +138,10 @@ class SandboxTransport(Transport):
 
     async def _start(self) -> Process:
         options = self._options
-        network = self._sandbox.info.effective.network
-        if network is not None and network != "open":
+        web = self._sandbox.info.effective.network in {None, "open"}
+        if not web:
             options = option_rules.without_web(options)
+        options = replace(options, model=self._upstream.model_name(options.model))
         place = self._place = await find_place(self._sandbox, options, self._cli)
         if not place.has_cli:
             raise CLINotFoundError(
@@ -145,7 +152,7 @@ class SandboxTransport(Transport):
         options = await option_rules.bring_over(options, place.upload, place.upload_tree)
         options = await bring_conversation(options, place)
         model = await self._resources.enter_async_context(
-            model_route(self._sandbox, self._endpoint)
+            model_route(self._sandbox, self._upstream, self.account, web=web)
         )
         return await self._sandbox.spawn(
             sdk.build_command(options, self._cli),

@@ -18,6 +18,7 @@ from sandboxkit.errors import (
 from sandboxkit.providers.docker.hijack import RefusedError
 
 PROVIDER: Final = "docker"
+_FULL: Final = "no space left on device"
 _NO_LOGIN: Final = ("unauthorized", "authentication required", "no basic auth credentials")
 
 
@@ -55,14 +56,14 @@ def refusal(status: int, said: str, op: str, sandbox_id: str | None = None) -> S
     """The error that fits what the engine, or a registry behind it, refused."""
     said = said.strip().rstrip(".")
     kind, message = _classify(status, said, said.lower())
-    retryable = kind is CapacityError
+    retryable = kind is CapacityError and _FULL not in said.lower()  # which waiting changes not
     return kind(message, op=op, provider=PROVIDER, sandbox_id=sandbox_id, retryable=retryable)
 
 
 def _classify(status: int, said: str, words: str) -> tuple[type[SandboxError], str]:
     if "toomanyrequests" in words or "rate limit" in words:
         return CapacityError, f"The registry limits the rate: {said}. Wait, or log in."
-    if "no space left on device" in words:
+    if _FULL in words:
         advice = "`docker system df` shows what takes it"
         return CapacityError, f"The engine's disk is full: {said}. {advice}."
     if status in {401, 403} or any(word in words for word in _NO_LOGIN):

@@ -15,10 +15,18 @@ from typing import cast
 import pytest
 
 from sandboxkit.testing.conformance.differences import KnownDifference
-from sandboxkit.testing.conformance.promise import PROMISES
+from sandboxkit.testing.conformance.promise import PROMISES, take_refusals
 
 MATRIX_VARIABLE = "SANDBOXKIT_CONFORMANCE_JSON"
 """Names a file that gets every promise's outcome, by test file; nothing is written without."""
+
+_WORSE = ("passed", "refused", "differs")  # anything else is worse still
+
+
+def _rank(outcome: str) -> int:
+    word = outcome.partition(":")[0]
+    return _WORSE.index(word) if word in _WORSE else len(_WORSE)
+
 
 _outcomes: dict[str, dict[str, str]] = {}
 
@@ -60,10 +68,15 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     name = rest.partition("[")[0]
     if name not in PROMISES or (report.when != "call" and report.outcome == "passed"):
         return
-    expected = hasattr(report, "wasxfail")
-    outcome = f"differs: {report.wasxfail}" if expected else report.outcome
+    refusals = take_refusals()
+    if hasattr(report, "wasxfail"):
+        outcome = f"differs: {report.wasxfail}"
+    elif report.outcome == "passed" and refusals:
+        outcome = f"refused: {refusals[0]}"
+    else:
+        outcome = report.outcome
     of_file = _outcomes.setdefault(file, {})
-    if of_file.get(name) in {None, "passed"}:  # of several parameters, the worst counts
+    if _rank(outcome) >= _rank(of_file.get(name, "passed")):  # of several, the worst counts
         of_file[name] = outcome
 
 
@@ -72,5 +85,6 @@ def pytest_sessionfinish() -> None:
     target = os.environ.get(MATRIX_VARIABLE)
     if target and _outcomes:
         sentences = {name: (test.__doc__ or "").strip() for name, test in PROMISES.items()}
-        matrix = {"promises": sentences, "outcomes": _outcomes}
+        subjects = {name: test.__module__.rpartition(".")[2] for name, test in PROMISES.items()}
+        matrix = {"promises": sentences, "subjects": subjects, "outcomes": _outcomes}
         Path(target).write_text(json.dumps(matrix, indent=2) + "\n", encoding="utf-8")

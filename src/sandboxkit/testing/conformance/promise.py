@@ -9,10 +9,14 @@ from typing import Any, ParamSpec
 import anyio
 import pytest
 
+from sandboxkit.errors import SandboxError
+
 P = ParamSpec("P")
 
 WITHIN_S = 60.0
 """Seconds after which a promise counts as broken: a sandbox that hangs is an answer too."""
+
+_refusals: list[str] = []
 
 PROMISES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {}
 """Every promise of the kit, by its name."""
@@ -32,3 +36,15 @@ def promise(test: Callable[P, Awaitable[None]]) -> Callable[P, Coroutine[Any, An
     # One loop for a module, because its tests share a sandbox.
     PROMISES[name] = pytest.mark.asyncio(loop_scope="module")(bounded)
     return bounded
+
+
+def note_refusal(error: SandboxError) -> None:
+    """Say that the promise is kept by a refusal, as it should be: the matrix tells so."""
+    _refusals.append(error.message)
+
+
+def take_refusals() -> list[str]:
+    """What was noted since the last call."""
+    taken = list(_refusals)
+    _refusals.clear()
+    return taken

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
-from sandboxkit.errors import SandboxDiedError, SandboxNotFoundError, UnsupportedError
+from sandboxkit.errors import (
+    SandboxDiedError,
+    SandboxError,
+    SandboxNotFoundError,
+    UnsupportedError,
+)
 from sandboxkit.guest import CONNECT
 from sandboxkit.providers.base import (
     Capabilities,
@@ -34,6 +41,7 @@ class MemoryProvider(SandboxProvider):
 
     Attributes:
         calls: All commands that were asked for, in every sandbox, in their order.
+        creates: How often a sandbox was asked for.
     """
 
     name: ClassVar[str] = "memory"
@@ -51,7 +59,10 @@ class MemoryProvider(SandboxProvider):
         self._files = dict(files or {})
         self._commands = Commands()
         self._living: dict[str, MemoryHandle] = {}
+        self._refusals: list[tuple[SandboxError, bool]] = []
+        self._account = secrets.token_hex(8)
         self.calls: list[Call] = []
+        self.creates = 0
 
     def on(
         self,
@@ -81,6 +92,16 @@ class MemoryProvider(SandboxProvider):
         answer = Answer(exit_code, stdout, stderr)
         self._commands.add(what, handler or (lambda _call: answer))
 
+    def refuse(self, error: SandboxError, *, times: int = 1, made: bool = False) -> None:
+        """Let creations fail, after those that fail already.
+
+        Args:
+            error: What they raise, such as `CapacityError("full", retry_after_s=2)`.
+            times: How many.
+            made: Whether the sandbox is made all the same, as where the answer is lost.
+        """
+        self._refusals += [(error, made)] * times
+
     def cut(self, sandbox_id: str) -> None:
         """Break the connections into a sandbox, as a network does.
 
@@ -96,8 +117,21 @@ class MemoryProvider(SandboxProvider):
         """What was claimed; nothing by default."""
         return self._capabilities
 
+    def account(self) -> str:
+        """Each object is a service of its own, with limits of its own."""
+        return self._account
+
     async def create(self, spec: SandboxSpec) -> SandboxHandle:
         """Make a sandbox; see `SandboxProvider.create`."""
+        self.creates += 1
+        if not self._refusals:
+            return self._make(spec)
+        error, made = self._refusals.pop(0)
+        if made:
+            self._make(spec)
+        raise copy.copy(error)
+
+    def _make(self, spec: SandboxSpec) -> MemoryHandle:
         files = MemoryFiles()
         files.fill(self._files)
         info = SandboxInfo(

@@ -13,7 +13,7 @@ from sandboxkit.sandbox import Sandbox
 from sandboxkit.spec import Artifact, Resources
 from sandboxkit.testing.conformance.fixtures import Making
 from sandboxkit.testing.conformance.inside import answer, program
-from sandboxkit.testing.conformance.promise import promise
+from sandboxkit.testing.conformance.promise import note_refusal, promise
 
 _LIMITS: dict[str, float] = {"cpu": 0.5, "memory_gib": 0.25, "disk_gib": 1.0, "pids": 100}
 
@@ -21,6 +21,7 @@ _LIMITS: dict[str, float] = {"cpu": 0.5, "memory_gib": 0.25, "disk_gib": 1.0, "p
 async def _refused(create: Making, field: str, **fields: Any) -> None:
     with pytest.raises(UnsupportedError) as caught:
         await create(**fields)
+    note_refusal(caught.value)
     assert field in str(caught.value), "the error does not name the field"
     assert caught.value.provider == create.wired.name
     assert await create.alive() == [], "something was created all the same"
@@ -110,7 +111,9 @@ async def test_an_open_network_is_open_or_refused(create: Making) -> None:
 @promise
 async def test_an_unknown_runtime_is_refused(create: Making) -> None:
     """A runtime that there is not is `UnsupportedError` that names it."""
-    await _refused(create, "no-such-runtime", runtime="no-such-runtime")
+    with pytest.raises(UnsupportedError, match="no-such-runtime"):
+        await create(runtime="no-such-runtime")
+    assert await create.alive() == []
 
 
 @promise

@@ -13,7 +13,7 @@ from sandboxkit.providers.base import Exposed
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.testing.conformance.fixtures import Making
 from sandboxkit.testing.conformance.inside import until
-from sandboxkit.testing.conformance.promise import promise
+from sandboxkit.testing.conformance.promise import note_refusal, promise
 
 _PORT = 8123
 
@@ -27,6 +27,9 @@ def _get(exposed: Exposed) -> bytes:
 async def _fetch(exposed: Exposed) -> bytes | None:
     try:
         return await anyio.to_thread.run_sync(_get, exposed)
+    except urllib.error.HTTPError as refusal:
+        refusal.close()
+        return None
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return None
 
@@ -37,6 +40,7 @@ async def _serving(create: Making) -> Sandbox | None:
         sandbox = await create()
         with pytest.raises(UnsupportedError) as caught:
             await sandbox.ports.expose(_PORT)
+        note_refusal(caught.value)
         assert caught.value.provider == create.wired.name
         return None
     sandbox = await create(ports=(_PORT,), network="open")

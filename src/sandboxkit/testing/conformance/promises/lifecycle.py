@@ -21,7 +21,7 @@ from sandboxkit.sandbox import Sandbox
 from sandboxkit.spec import CREATED_LABEL, EXPIRES_LABEL, KEY_LABEL, OWNER_LABEL
 from sandboxkit.testing.conformance.fixtures import Fields, Making
 from sandboxkit.testing.conformance.inside import mark, until, until_running
-from sandboxkit.testing.conformance.promise import promise
+from sandboxkit.testing.conformance.promise import note_refusal, promise
 from sandboxkit.testing.conformance.wires import WiredProvider
 
 
@@ -88,7 +88,8 @@ async def test_the_user_asked_for_is_used_or_refused(create: Making) -> None:
     """Commands and files are that user's; or it is `UnsupportedError`, and nothing is made."""
     try:
         sandbox = await create(user="4321")
-    except UnsupportedError:
+    except UnsupportedError as error:
+        note_refusal(error)
         assert await create.alive() == []
         return
     path = f"{sandbox.home}/kit-user"

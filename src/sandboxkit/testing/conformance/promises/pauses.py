@@ -11,7 +11,7 @@ from sandboxkit.channel.process import PIPE
 from sandboxkit.errors import UnsupportedError
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.testing.conformance.fixtures import Making
-from sandboxkit.testing.conformance.promise import promise
+from sandboxkit.testing.conformance.promise import note_refusal, promise
 
 
 async def _pauses(create: Making) -> bool:
@@ -21,6 +21,7 @@ async def _pauses(create: Making) -> bool:
     sandbox = await create()
     with pytest.raises(UnsupportedError) as caught:
         await sandbox.pause()
+    note_refusal(caught.value)
     assert caught.value.provider == create.wired.name
     assert (await sandbox.exec(["true"])).exit_code == 0, "the refusal has harmed it"
     return False

@@ -6,7 +6,7 @@ import pytest
 
 from sandboxkit.errors import ImageError, InvalidSpecError, UnsupportedError
 from sandboxkit.testing.conformance.fixtures import Making
-from sandboxkit.testing.conformance.promise import promise
+from sandboxkit.testing.conformance.promise import note_refusal, promise
 
 
 async def _snapshots(create: Making) -> bool:
@@ -16,6 +16,7 @@ async def _snapshots(create: Making) -> bool:
     sandbox = await create()
     with pytest.raises(UnsupportedError) as caught:
         await sandbox.snapshot()
+    note_refusal(caught.value)
     assert caught.value.provider == create.wired.name
     with pytest.raises(UnsupportedError):
         await create.wired.remove_snapshot("sandboxkit-none")

@@ -1,0 +1,24 @@
+"""What a session may ask of models, and what it has asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sandboxkit.gateway.model.budget import Budget
+from sandboxkit.gateway.model.meter import Meter
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One session's.
+
+    Attributes:
+        meter: Keeps what was asked.
+        budgets: Each must let a request pass; several accounts may share one.
+        models: Patterns such as `claude-haiku-*` of the models that may be asked for; None
+            is all.
+    """
+
+    meter: Meter = field(default_factory=Meter)
+    budgets: tuple[Budget, ...] = ()
+    models: tuple[str, ...] | None = None

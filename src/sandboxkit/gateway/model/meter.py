@@ -1,0 +1,165 @@
+"""What was asked of models, what it cost and how long it took: facts, taken on the host."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from sandboxkit.usage import Usage
+
+log = logging.getLogger(__name__)
+
+_KEPT: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Dollars for a million tokens of each kind."""
+
+    input_usd: float
+    output_usd: float
+    cache_read_usd: float = 0.0
+    cache_creation_usd: float = 0.0
+
+    def of(self, usage: Usage) -> float:
+        """What so many tokens cost."""
+        return (
+            usage.input_tokens * self.input_usd
+            + usage.output_tokens * self.output_usd
+            + usage.cache_read_tokens * self.cache_read_usd
+            + usage.cache_creation_tokens * self.cache_creation_usd
+        ) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """One request to a model.
+
+    Attributes:
+        at: When it came, aware, UTC.
+        model: The model that was asked for, as the service calls it; None where none was.
+        status: HTTP's; 0 where the service gave no answer, or the client left before one.
+        usage: Its tokens; None where the answer did not tell.
+        cost_usd: At the known price; None where tokens or price are not known.
+        first_byte_s: Seconds until the answer's head.
+        first_token_s: Seconds until its first token.
+        total_s: Seconds until its end.
+        complete: Whether the whole answer passed.
+        refused: Why it did not leave the host; None where it did.
+    """
+
+    at: datetime
+    model: str | None
+    status: int
+    usage: Usage | None
+    cost_usd: float | None
+    first_byte_s: float | None
+    first_token_s: float | None
+    total_s: float
+    complete: bool
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Several calls together.
+
+    Attributes:
+        requests: How many went out.
+        usage: Their tokens.
+        cost_usd: What is known of their cost.
+        unpriced: How many have tokens without a known price: the cost is then a lower bound.
+        failed: How many were answered with an error, or not at all; Claude Code asks again.
+    """
+
+    requests: int = 0
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float = 0.0
+    unpriced: int = 0
+    failed: int = 0
+
+    def __sub__(self, other: Sum) -> Sum:
+        return Sum(
+            self.requests - other.requests,
+            self.usage - other.usage,
+            self.cost_usd - other.cost_usd,
+            self.unpriced - other.unpriced,
+            self.failed - other.failed,
+        )
+
+    def plus(self, call: ModelCall) -> Sum:
+        """With one more."""
+        if call.refused is not None:
+            return self
+        unpriced = call.usage is not None and call.cost_usd is None
+        return Sum(
+            self.requests + 1,
+            self.usage + (call.usage or Usage()),
+            self.cost_usd + (call.cost_usd or 0.0),
+            self.unpriced + unpriced,
+            self.failed + (call.status >= 400 or call.status == 0),
+        )
+
+
+class Meter:
+    """Keeps the account of one session.
+
+    Args:
+        prices: The user's own prices, by the name of the model; they win over those of
+            `genai-prices`.
+
+    Attributes:
+        calls: The last 10,000, oldest first.
+        total: All of them.
+        by_model: The same, by model.
+    """
+
+    def __init__(self, prices: Mapping[str, Price] | None = None) -> None:
+        self._prices = dict(prices or {})
+        self._listeners: list[Callable[[ModelCall], None]] = []
+        self.calls: deque[ModelCall] = deque(maxlen=_KEPT)
+        self.total = Sum()
+        self.by_model: dict[str, Sum] = {}
+
+    def listen(self, listener: Callable[[ModelCall], None]) -> Callable[[], None]:
+        """Call `listener` with each call that has ended; the result stops that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def add(self, call: ModelCall) -> None:
+        """Take one into the account."""
+        self.calls.append(call)
+        self.total = self.total.plus(call)
+        if call.model is not None:
+            self.by_model[call.model] = self.by_model.get(call.model, Sum()).plus(call)
+        for listener in list(self._listeners):
+            try:
+                listener(call)
+            except Exception:
+                log.exception("a listener of the meter failed")
+
+    def cost(self, model: str | None, provider: str, usage: Usage) -> float | None:
+        """What so many tokens of a model cost; None where its price is not known."""
+        if model is None:
+            return None
+        own = self._prices.get(model)
+        if own is not None:
+            return own.of(usage)
+        from genai_prices import Usage as Counted
+        from genai_prices import calc_price
+
+        cached = usage.cache_read_tokens + usage.cache_creation_tokens
+        counted = Counted(
+            input_tokens=usage.input_tokens + cached,  # there, the cache's are part of them
+            cache_read_tokens=usage.cache_read_tokens,
+            cache_write_tokens=usage.cache_creation_tokens,
+            output_tokens=usage.output_tokens,
+        )
+        try:
+            return float(calc_price(counted, model_ref=model, provider_id=provider).total_price)
+        except LookupError:
+            return None

@@ -1,0 +1,1 @@
+"""The conformance kit on real accounts: `nox -s live -- e2b`."""

@@ -1,0 +1,271 @@
+"""What Modal may do wrong: the typed error or the recovery, and nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import anyio
+import pytest
+
+import sandboxkit as sk
+from sandboxkit.errors import (
+    AuthenticationError,
+    CapacityError,
+    OperationTimeoutError,
+    ProviderUnavailableError,
+    SandboxDiedError,
+    SandboxError,
+)
+from sandboxkit.providers.base import Command
+from sandboxkit.providers.modal import ModalProvider, account
+from sandboxkit.providers.modal import provider as verbs
+from sandboxkit.providers.modal.handle import ModalHandle
+from tests.emulators.faults import Fault
+from tests.emulators.modal import ModalEmulator
+from tests.providers.conftest import MakeSpec, output_of, run
+
+SDK_TRIES = 4  # of a call that is refused as unavailable
+
+
+@pytest.fixture
+async def provider(modal: ModalEmulator) -> AsyncIterator[ModalProvider]:
+    modal.faults.clear()
+    provider = ModalProvider()
+    yield provider
+    modal.faults.clear()
+    await provider.aclose()
+
+
+async def test_capacity_is_told_with_the_time_to_wait(
+    modal: ModalEmulator, provider: ModalProvider, make_spec: MakeSpec
+) -> None:
+    modal.faults.add(Fault("create", "refuse", status="RESOURCE_EXHAUSTED", retry_after=77.0))
+    with pytest.raises(CapacityError) as caught:
+        await provider.create(make_spec())
+    assert (caught.value.retry_after_s, caught.value.retryable) == (77.0, True)
+    assert modal.sandboxes() == set()
+
+
+async def test_a_short_throttle_is_waited_for(
+    modal: ModalEmulator, provider: ModalProvider, make_spec: MakeSpec
+) -> None:
+    modal.faults.add(Fault("create", "refuse", status=429, retry_after=0.1))
+    await (await provider.create(make_spec())).destroy()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        ("UNAVAILABLE", ProviderUnavailableError),
+        ("INTERNAL", ProviderUnavailableError),
+        ("UNKNOWN", ProviderUnavailableError),
+        ("UNAUTHENTICATED", AuthenticationError),
+        ("PERMISSION_DENIED", AuthenticationError),
+        ("RESOURCE_EXHAUSTED", CapacityError),
+        ("UNIMPLEMENTED", SandboxError),
+    ],
+)
+@pytest.mark.parametrize("op", ["create", "list", "build", "lookup"])
+async def test_a_refusal_is_a_typed_error(
+    modal: ModalEmulator, provider: ModalProvider, op: str, status: str, kind: type[SandboxError]
+) -> None:
+    modal.faults.add(Fault(op, "refuse", status=status, times=SDK_TRIES))
+    with pytest.raises(kind) as caught:
+        await (_listed(provider) if op == "list" else sk.Sandbox.create(provider, wait_s=0))
+    assert caught.value.provider == "modal"
+    assert "Modal" in str(caught.value)
+    assert modal.sandboxes() == set()
+
+
+async def _listed(provider: ModalProvider) -> None:
+    [info async for info in provider.list({})]
+
+
+async def test_a_create_whose_answer_was_lost_is_taken_up(
+    modal: ModalEmulator, provider: ModalProvider, make_spec: MakeSpec
+) -> None:
+    modal.faults.add(Fault("create", "lose_answer"))
+    handle = await provider.create(make_spec())
+    assert modal.sandboxes() == {handle.info.id}
+    assert await run(handle, "echo", "well") == "well\n"
+    await handle.destroy()
+
+
+async def test_it_is_taken_up_by_its_name_where_the_service_has_forgotten_the_call(
+    modal: ModalEmulator, provider: ModalProvider, make_spec: MakeSpec
+) -> None:
+    modal.wire.keeps_answers = False
+    modal.faults.add(Fault("create", "lose_answer"))
+    try:
+        handle = await provider.create(make_spec())
+    finally:
+        modal.wire.keeps_answers = True
+    assert modal.sandboxes() == {handle.info.id}
+    await handle.destroy()
+
+
+async def test_a_create_that_is_too_slow_leaves_nothing(
+    modal: ModalEmulator, provider: ModalProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with sk.Sandbox.create(provider):
+        pass  # the image is there from here on
+    monkeypatch.setattr(verbs, "_CREATE_S", 1.0)
+    modal.faults.add(Fault("create", "delay", seconds=2.0))
+    with pytest.raises(OperationTimeoutError):
+        await sk.Sandbox.create(provider)
+    with anyio.fail_after(20):
+        while modal.sandboxes():
+            await asyncio.sleep(0.05)
+
+
+async def test_where_nobody_listens_it_is_said_where(
+    modal: ModalEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("MODAL_SERVER_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(account, "_CONNECT_S", 1.0)
+    provider = ModalProvider()
+    with pytest.raises(ProviderUnavailableError, match=f"127.0.0.1:{port}"):
+        await sk.Sandbox.create(provider)
+    await provider.aclose()
+
+
+@pytest.mark.parametrize("after", [0, 1, 100_000, 3_000_000])
+async def test_output_that_is_cut_goes_on_where_it_was(
+    modal: ModalEmulator, provider: ModalProvider, make_spec: MakeSpec, after: int
+) -> None:
+    handle = await provider.create(make_spec())
+    try:
+        modal.faults.add(Fault("output", "cut", after=after, times=3))
+        script = (
+            "i=0; while [ $i -lt 60000 ]; do echo $i; i=$((i+1)); done; head -c 9000000 /dev/zero"
+        )
+        channel = await handle.spawn(Command(("sh", "-c", script), user="root"))
+        stdout, stderr = await output_of(channel)
+        assert stdout.rstrip(b"\0").split() == [b"%d" % number for number in range(60000)]
+        assert stdout.count(b"\0") == 9_000_000
+        assert stderr == b""
+        assert await channel.wait() == 0
+        await channel.aclose()
+    finally:
+        await handle.destroy()
+
+
+async def test_output_that_falls_silent_is_noticed_and_taken_up_again(
+    modal: ModalEmulator, provider: ModalProvider
+) -> None:
+    async with sk.Sandbox.create(provider, lease_s=3.0) as sandbox:
+        before = modal.faults.calls["start"]
+        async with await sandbox.spawn(["cat"], stdin=sk.PIPE) as process:
+            modal.drop_connections()
+            modal.faults.add(Fault("output", "stall"))
+            await process.stdin.write(b"still there\n")
+            with anyio.fail_after(60):
+                assert await process.stdout.receive() == b"still there\n"
+        assert modal.faults.calls["start"] > before
+
+
+async def test_connections_that_break_are_not_noticed(
+    modal: ModalEmulator, provider: ModalProvider
+) -> None:
+    async with (
+        sk.Sandbox.create(provider) as sandbox,
+        await sandbox.spawn(["cat"], stdin=sk.PIPE) as process,
+    ):
+        for number in range(20):
+            if number % 4 == 0:
+                modal.drop_connections()
+            line, seen = b"%d\n" % number, b""
+            await process.stdin.write(line)
+            while len(seen) < len(line):
+                seen += await process.stdout.receive()
+            assert seen == line
+
+
+@pytest.mark.parametrize("op", ["start", "input"])
+async def test_a_refusal_by_the_sandboxs_machine_is_a_typed_error(
+    modal: ModalEmulator, provider: ModalProvider, make_spec: MakeSpec, op: str
+) -> None:
+    handle = await provider.create(make_spec())
+    try:
+        modal.faults.add(Fault(op, "refuse", status="INTERNAL", times=2))
+        assert await run(handle, "echo", "well", user="root") == "well\n", "the SDK tries again"
+        modal.faults.clear()
+        modal.faults.add(Fault(op, "refuse", status="RESOURCE_EXHAUSTED", retry_after=60))
+        with pytest.raises(SandboxError) as caught:
+            await _fed(handle)
+        assert caught.value.provider == "modal"
+    finally:
+        modal.faults.clear()
+        await handle.destroy()
+
+
+async def _fed(handle: ModalHandle) -> None:
+    channel = await handle.spawn(Command(("cat",), user="root"))
+    try:
+        await channel.send(b"x")
+    finally:
+        await channel.aclose()
+
+
+@pytest.mark.parametrize(("expired", "code"), [(True, "expired"), (False, "killed")])
+async def test_the_end_of_a_sandbox_is_told_with_its_reason(
+    modal: ModalEmulator,
+    provider: ModalProvider,
+    make_spec: MakeSpec,
+    expired: bool,
+    code: str,
+) -> None:
+    handle = await provider.create(make_spec())
+    channel = await handle.spawn(Command(("cat",), user="root"))
+    modal.ask(modal.end(handle.info.id, expired=expired))
+    with anyio.fail_after(30):
+        assert await channel.wait() is None, "no exit code is invented"
+    await channel.aclose()
+    with pytest.raises(SandboxDiedError) as caught:
+        await handle.spawn(Command(("true",), user="root"))
+    assert caught.value.code == code
+    await handle.destroy()
+
+
+async def test_a_destroy_that_is_refused_is_told_and_can_be_repeated(
+    modal: ModalEmulator, provider: ModalProvider, make_spec: MakeSpec
+) -> None:
+    handle = await provider.create(make_spec())
+    modal.faults.add(Fault("destroy", "refuse", times=SDK_TRIES))
+    with pytest.raises(ProviderUnavailableError):
+        await handle.destroy()
+    await handle.destroy()
+    assert modal.sandboxes() == set()
+
+
+async def test_a_destroy_whose_answer_is_lost_succeeds(
+    modal: ModalEmulator, provider: ModalProvider, make_spec: MakeSpec
+) -> None:
+    handle = await provider.create(make_spec())
+    modal.faults.add(Fault("destroy", "lose_answer"))
+    await handle.destroy()
+    assert modal.sandboxes() == set()
+
+
+async def test_a_start_that_is_cancelled_leaves_no_program(
+    modal: ModalEmulator, provider: ModalProvider, make_spec: MakeSpec
+) -> None:
+    handle = await provider.create(make_spec())
+    try:
+        modal.faults.add(Fault("start", "delay", seconds=0.3))
+        starting = asyncio.ensure_future(
+            handle.spawn(Command(("sh", "-c", "cat; exec true", "marked"), user="root"))
+        )
+        await asyncio.sleep(0.1)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        look = "until ! grep -qs marke[d] /proc/[0-9]*/cmdline; do sleep 0.05; done"
+        with anyio.fail_after(20):
+            await run(handle, "sh", "-c", look, user="root")
+    finally:
+        await handle.destroy()
