@@ -75,7 +75,7 @@ async def test_a_stream_is_left_by_its_block_and_by_an_exception(sandbox: Sandbo
                 if is_text(event):
                     break
             # Leaving the block has waited for the end of the turn.
-        assert len(model.hang_ups) == 1
+        await model.wait_until(lambda: len(model.hang_ups) == 1)
         with pytest.raises(ZeroDivisionError):
             await until(session, "Count", fail_at_text)
         assert (await session.run("Go on")).text == "Again."
@@ -89,7 +89,7 @@ async def test_a_cancelled_run_leaves_the_session_usable(sandbox: Sandbox) -> No
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert model.hang_ups
+        await model.wait_until(lambda: model.hang_ups)
         assert (await session.run("Go on")).text == "Again."
 
 

@@ -113,7 +113,11 @@ class Origin:
                 origin.connections += 1
                 if context is not None:
                     self.request = context.wrap_socket(self.request, server_side=True)
-                super().setup()
+                try:
+                    super().setup()
+                except OSError:  # the client has gone already
+                    self.request.close()
+                    raise
 
             def finish(self) -> None:
                 super().finish()
