@@ -20,7 +20,7 @@ from sandboxkit.providers.base import ByteChannel, Encoding, Output
 from sandboxkit.providers.daytona.command import Script
 from sandboxkit.providers.daytona.failures import PROVIDER, map_errors
 from sandboxkit.providers.daytona.log import LogReader
-from sandboxkit.providers.daytona.v0 import Program
+from sandboxkit.providers.daytona.program import Program
 
 if TYPE_CHECKING:
     from aiohttp import ClientWebSocketResponse

@@ -22,21 +22,18 @@ from sandboxkit.errors import SandboxError, SandboxNotFoundError
 from sandboxkit.providers.base import Exposed, State
 from sandboxkit.providers.daytona.client import CALL_S, Client
 from sandboxkit.providers.daytona.failures import PROVIDER, map_errors
+from sandboxkit.providers.daytona.program import Program
 
 if TYPE_CHECKING:
-    from aiohttp import ClientWebSocketResponse
     from daytona import AsyncDaytona, AsyncSandbox, CreateSnapshotParams
 
 T = TypeVar("T")
 
 CREATE_S: Final = 90.0
 DESTROY_S: Final = 50.0
-INPUT_S: Final = 60.0
-"""Seconds that a program may take to read what is sent, once the 64 KiB before it are full."""
 _SNAPSHOT_S: Final = 600.0
 _BUILD_S: Final = 1800.0
 _SDK_S: Final = 3600  # the SDK's own time-outs: never the first to strike
-_HEARTBEAT_S: Final = 20.0
 _POLL_S: Final = 0.5
 _PENDING: Final = frozenset({"pending", "building", "pulling", "snapshotting"})
 _GONE: Final = frozenset({"destroying", "destroyed"})
@@ -375,55 +372,3 @@ class Machine:
         return await self.client.call(
             op, lambda _sdk: work(self._sandbox), deadline_s=deadline_s, sandbox_id=self.id
         )
-
-
-class Program:
-    """A session with one command in it: one program and its streams."""
-
-    def __init__(self, client: Client, sandbox: AsyncSandbox, session: str, command: str) -> None:
-        self.sandbox_id = sandbox.id
-        self._client = client
-        self._sandbox = sandbox
-        self._session = session
-        self._command = command
-
-    async def send(self, text: str) -> None:
-        """Write whole lines to its stdin; returns when they have been written."""
-        await self._client.call(
-            "input",
-            lambda _sdk: self._sandbox.process.send_session_command_input(
-                self._session, self._command, text
-            ),
-            deadline_s=INPUT_S,
-            sandbox_id=self.sandbox_id,
-        )
-
-    async def exit_code(self) -> int | None:
-        """Its exit code as a shell counts, or None while it runs."""
-        found = await self._client.call(
-            "wait",
-            lambda _sdk: self._sandbox.process.get_session_command(self._session, self._command),
-            sandbox_id=self.sandbox_id,
-        )
-        return found.exit_code
-
-    async def log(self) -> ClientWebSocketResponse:
-        """Its output from the very beginning, as it comes, marked line by line."""
-        url = (
-            f"{self._sandbox.toolbox_proxy_url}/{self.sandbox_id}/process/session/{self._session}"
-            f"/command/{self._command}/logs?follow=true"
-        )
-        http = await self._client.http()
-        with map_errors("output", url, self.sandbox_id), anyio.fail_after(CALL_S):
-            return await http.ws_connect(url, heartbeat=_HEARTBEAT_S, max_msg_size=0)
-
-    async def end(self) -> None:
-        """End it with all that it started in its group, and forget its log."""
-        with contextlib.suppress(SandboxError):
-            await self._client.call(
-                "end", lambda _sdk: self._sandbox.process.delete_session(self._session)
-            )
-
-    def abandon(self) -> None:
-        """`end`, without waiting for it: the service gives what runs 5 s to end by itself."""
-        self._client.background(self.end())
