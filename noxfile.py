@@ -18,6 +18,7 @@ nox.options.error_on_missing_interpreters = True
 PROJECT = nox.project.load_toml("pyproject.toml")
 SOURCES = ("src", "tests", "examples", "benchmarks", "noxfile.py")
 CLOUDS = ("e2b", "modal", "daytona")  # tests/live has a file for each
+BACKENDS = ("docker", *CLOUDS)
 MOST_LINES = {"src/sandboxkit/providers": 400, "src": 500}  # the first that fits counts
 
 SMOKE = """
@@ -79,6 +80,18 @@ def clouds(session: nox.Session) -> None:
     """E2B, Modal and Daytona: their unmodified SDKs, over the wire, on emulated services."""
     install(session, "test")
     session.run("pytest", "-m", "clouds and not live", *session.posargs)
+
+
+@nox.session
+def matrix(session: nox.Session) -> None:
+    """`docs/conformance.md`, from a run of the conformance kit on every backend."""
+    install(session, "test")
+    runs = {name: Path(session.create_tmp()).resolve() / f"{name}.json" for name in BACKENDS}
+    for name, run in runs.items():
+        kit = f"tests/conformance/test_{name}.py"
+        session.run("pytest", kit, env={"SANDBOXKIT_CONFORMANCE_JSON": str(run)})
+    page = ("docs/conformance.md", *map(str, runs.values()))
+    session.run("python", "-m", "tests.conformance.matrix", *page)
 
 
 @nox.session
