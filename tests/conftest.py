@@ -24,7 +24,7 @@ T = TypeVar("T")
 __all__ = ["daytona", "e2b", "modal"]  # fixtures
 
 BRING_UP_VARIABLE = "SANDBOXKIT_TESTS_BRING_UP"  # `0` forbids to install or start anything
-CLOUDS = frozenset({"e2b", "modal", "daytona", "backend", "cloud"})  # fixtures
+CLOUDS = frozenset({"e2b", "modal", "daytona", "cloud"})  # fixtures
 ENGINE: pytest.StashKey[RunningEngine] = pytest.StashKey()
 
 
@@ -37,7 +37,8 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What needs an emulated cloud is a session of its own."""
     for item in items:
-        if not CLOUDS.isdisjoint(getattr(item, "fixturenames", ())):
+        backend = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
+        if backend in CLOUDS or not CLOUDS.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("clouds")
 
 
