@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from modal_proto import api_pb2 as api
 
 NO_SUCH_IMAGE = "no-such-image"
+_NO_RETRIES = """
+conf=/etc/apt/apt.conf.d
+[ ! -d $conf ] || echo 'Acquire::Retries "0";' > $conf/emulated
+"""
 
 
 class BuildFailed(Exception):
@@ -152,7 +156,9 @@ class Builder:
     async def _started(self) -> Machine:
         if self._machine is None:
             # Without a network: apt-get finds at once that it has what it can have.
-            self._machine = await self._machines.create(image=self._layer.docker_id)
+            self._machine = await self._machines.create(
+                image=self._layer.docker_id, setup=_NO_RETRIES
+            )
         return self._machine
 
 
