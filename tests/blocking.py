@@ -42,10 +42,17 @@ _FAIR = ("<frozen importlib", "asyncio/unix_events.py", "/linecache.py", "/impor
 
 
 class BlockingCalls:
-    """Records blocking calls on a running loop, from `install` until the process ends."""
+    """Records blocking calls on a running loop, from `install` until the process ends.
+
+    Attributes:
+        found: What has been recorded.
+        all_on: The loop on which whoever blocks it is recorded, be sandboxkit on the stack
+            or not: a vendor's SDK has tasks of its own.
+    """
 
     def __init__(self) -> None:
         self.found: list[str] = []
+        self.all_on: asyncio.AbstractEventLoop | None = None
 
     def install(self) -> None:
         """Start to listen. An audit hook stays for the life of the process."""
@@ -68,12 +75,13 @@ class BlockingCalls:
     def _heard(self, event: str, arguments: tuple[object, ...]) -> None:
         if event not in _EVENTS:
             return
-        if asyncio._get_running_loop() is None:  # pyright: ignore[reportPrivateUsage]
+        loop = asyncio._get_running_loop()  # pyright: ignore[reportPrivateUsage]
+        if loop is None:
             return
         if arguments and _is_fair(arguments[0]):
             return
         frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
-        if _by_way_of_sandboxkit(frame):
+        if _accused(frame, default=loop is self.all_on):
             shown = ", ".join(repr(argument)[:80] for argument in arguments[:2])
             stack = "".join(traceback.format_list(traceback.extract_stack(frame)[-8:]))
             found = f"{event}({shown}) on the event loop:\n{stack}"
@@ -88,7 +96,7 @@ def _is_fair(thing: object) -> bool:
     return isinstance(thing, str) and thing.startswith(("/proc/", "/sys/", "/dev/null"))
 
 
-def _by_way_of_sandboxkit(frame: FrameType | None) -> bool:
+def _accused(frame: FrameType | None, *, default: bool) -> bool:
     while frame is not None:
         name = frame.f_code.co_filename
         if name.startswith(_SOURCES):
@@ -96,7 +104,7 @@ def _by_way_of_sandboxkit(frame: FrameType | None) -> bool:
         if any(part in name for part in _FAIR):
             return False
         frame = frame.f_back
-    return False
+    return default
 
 
 watch = BlockingCalls()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -53,3 +54,16 @@ async def test_what_does_not_block_is_not_noticed(monkeypatch: pytest.MonkeyPatc
     )
     await work()
     assert watch.found == []
+
+
+async def test_others_are_accused_on_the_loop_where_all_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asyncio.get_running_loop().call_soon(time.sleep, 0)
+    await asyncio.sleep(0)
+    assert watch.found == []
+    monkeypatch.setattr(watch, "all_on", asyncio.get_running_loop())
+    asyncio.get_running_loop().call_soon(time.sleep, 0)
+    await asyncio.sleep(0)
+    assert len(watch.found) == 1
+    watch.found.clear()

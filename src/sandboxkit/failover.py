@@ -105,7 +105,7 @@ async def _first(
 async def _check(each: OneProvider, spec: SandboxSpec) -> None:
     """Raise now what would be raised when its turn has come."""
     async with contextlib.AsyncExitStack() as undo:
-        provider, _ = choose(each, undo)
+        provider, _ = await choose(each, undo)
         admit(spec, provider.capabilities(), provider.name)
 
 

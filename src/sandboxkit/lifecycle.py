@@ -76,13 +76,13 @@ class Opening(Generic[T]):
             await self._opened.aclose()
 
 
-def choose(
+async def choose(
     chosen: str | SandboxProvider, undo: contextlib.AsyncExitStack
 ) -> tuple[SandboxProvider, bool]:
     """The provider, and whether it is ours to close."""
     if not isinstance(chosen, str):
         return chosen, False
-    provider = providers.make(chosen)
+    provider = await providers.obtain(chosen)
     undo.push_async_callback(finish, provider.aclose)
     return provider, True
 

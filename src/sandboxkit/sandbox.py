@@ -152,7 +152,7 @@ class Sandbox:
     @classmethod
     async def _create(cls, chosen: OneProvider, spec: SandboxSpec, patience: Patience) -> Sandbox:
         async with contextlib.AsyncExitStack() as undo:
-            provider, owns = choose(chosen, undo)
+            provider, owns = await choose(chosen, undo)
             can = provider.capabilities()
             differences = admit(spec, can, provider.name)
             spec = owned(spec)
@@ -178,7 +178,7 @@ class Sandbox:
     @classmethod
     async def _attach(cls, chosen: str | SandboxProvider, sandbox_id: str) -> Sandbox:
         async with contextlib.AsyncExitStack() as undo:
-            provider, owns = choose(chosen, undo)
+            provider, owns = await choose(chosen, undo)
             spec, can = SandboxSpec(), provider.capabilities()
             handle = await provider.attach(sandbox_id)
             undo.push_async_callback(finish, handle.aclose)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
+
+import anyio.to_thread
 
 from sandboxkit.errors import (
     InvalidSpecError,
@@ -35,6 +38,7 @@ class Registry(Generic[T]):
         self._version = interface_version
         self._registered: dict[str, Callable[[], T]] = {}
         self._loaded: dict[str, type[T]] = {}
+        self._loading = threading.Lock()
 
     def register(self, name: str, factory: Callable[[], T]) -> None:
         """Make a plugin known for this process; it goes before installed ones.
@@ -74,11 +78,21 @@ class Registry(Generic[T]):
         except ModuleNotFoundError as error:
             raise self._missing(name, plugin, error) from error
 
+    async def obtain(self, name: str) -> T:
+        """`make`, with the first search for a name, and its import, in a thread.
+
+        They look through all installed packages, which takes some 50 ms.
+        """
+        if name not in self._registered and name not in self._loaded:
+            await anyio.to_thread.run_sync(self.load, name)
+        return self.make(name)
+
     def load(self, name: str) -> type[T]:
-        """The class of an installed plugin; raises as `make` does."""
-        if name not in self._loaded:
-            self._loaded[name] = self._import(self._find(name))
-        return self._loaded[name]
+        """The class of an installed plugin, from any thread; raises as `make` does."""
+        with self._loading:
+            if name not in self._loaded:
+                self._loaded[name] = self._import(self._find(name))
+            return self._loaded[name]
 
     def _find(self, name: str) -> EntryPoint:
         found = {entry.value: entry for entry in entry_points(group=self._group, name=name)}

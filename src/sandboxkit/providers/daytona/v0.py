@@ -123,9 +123,10 @@ class Service:
 
     async def create(self, order: Order) -> Machine:
         """Create a sandbox and wait until it runs."""
-        from daytona import CreateSandboxFromSnapshotParams
 
         def create(sdk: AsyncDaytona) -> Awaitable[AsyncSandbox]:
+            from daytona import CreateSandboxFromSnapshotParams  # with the SDK, off the loop
+
             params = CreateSandboxFromSnapshotParams(
                 name=order.name,
                 snapshot=order.snapshot,
@@ -157,11 +158,11 @@ class Service:
 
     async def find(self, labels: Mapping[str, str]) -> AsyncIterator[Machine]:
         """All sandboxes with these labels; a new one may be missing for a moment."""
-        from daytona import ListSandboxesQuery
-
-        query = ListSandboxesQuery(labels=dict(labels) or None)
 
         async def whole(sdk: AsyncDaytona) -> list[AsyncSandbox]:
+            from daytona import ListSandboxesQuery
+
+            query = ListSandboxesQuery(labels=dict(labels) or None)
             return [each async for each in sdk.list(query)]
 
         for each in await self.client.call("list", whole):

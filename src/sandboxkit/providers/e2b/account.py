@@ -111,6 +111,7 @@ class Account:
                 f"E2B needs the package 'e2b': {INSTALL_HINT}", provider="e2b"
             ) from error
         settle_at_exit()
+        _open_pools()
         return E2B(
             api_key=self._api_key,
             domain=self._domain,
@@ -119,6 +120,19 @@ class Account:
             debug=False,  # E2B_DEBUG makes the SDK skip creation and destruction
             request_timeout=CALL_S,
         )
+
+
+def _open_pools() -> None:
+    """Make the SDK's two pools of connections, which all its clients share.
+
+    Each reads the system's certificates, and the first one imports OpenTelemetry where that
+    is installed: up to 30 ms, which a first call would take on the event loop.
+    """
+    from e2b import ConnectionConfig
+    from e2b.api.client_async import get_transport
+
+    for for_streaming in (False, True):
+        get_transport(ConnectionConfig(), for_streaming=for_streaming)
 
 
 @cache
