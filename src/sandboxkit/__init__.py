@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sandboxkit.agents.base import Agent, RunResult, Usage
     from sandboxkit.agents.claude_code import ClaudeCode, SandboxTransport
+    from sandboxkit.agents.messages import Messages, Tool
     from sandboxkit.channel.files import FileInfo, Files
     from sandboxkit.channel.process import PIPE, ExecResult, Process
     from sandboxkit.channel.tunnels import Address, Ports
@@ -45,6 +46,8 @@ __version__ = "0.1.0"
 _HOME = {
     "Agent": "agents.base",
     "ClaudeCode": "agents.claude_code",
+    "Messages": "agents.messages",
+    "Tool": "agents.messages",
     "SandboxTransport": "agents.claude_code",
     "Anthropic": "gateway.model.anthropic",
     "Bedrock": "gateway.model.bedrock",
@@ -89,6 +92,7 @@ __all__ = [
     "ExecResult",
     "FileInfo",
     "Files",
+    "Messages",
     "NetworkPolicy",
     "Ports",
     "Price",
@@ -104,6 +108,7 @@ __all__ = [
     "SandboxSpec",
     "SandboxTransport",
     "Session",
+    "Tool",
     "Usage",
     "Vertex",
     "register",

@@ -3,88 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import AsyncGenerator, Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
 
-from sandboxkit.errors import UnsupportedError
-from sandboxkit.gateway.model.account import Account
-from sandboxkit.gateway.model.anthropic import Anthropic
-from sandboxkit.gateway.model.bedrock import Bedrock
+from sandboxkit.agents.service import CREDENTIALS, upstream_for
 from sandboxkit.gateway.model.endpoint import ModelEndpoint
-from sandboxkit.gateway.model.upstream import Upstream
-from sandboxkit.gateway.model.vertex import Vertex
 
 if TYPE_CHECKING:
+    from sandboxkit.gateway.model.account import Account
+    from sandboxkit.gateway.model.upstream import Upstream
     from sandboxkit.sandbox import Sandbox
 
-CREDENTIALS: Final = frozenset(
-    {
-        "ANTHROPIC_API_KEY",
-        "ANTHROPIC_AUTH_TOKEN",
-        "ANTHROPIC_FOUNDRY_API_KEY",
-        "AWS_ACCESS_KEY_ID",
-        "AWS_BEARER_TOKEN_BEDROCK",
-        "AWS_SECRET_ACCESS_KEY",
-        "AWS_SESSION_TOKEN",
-        "CLAUDE_CODE_OAUTH_TOKEN",
-        "GOOGLE_APPLICATION_CREDENTIALS",
-    }
-)
-"""Variables that never enter a sandbox."""
-
-_NOT_YET: Final = ("CLAUDE_CODE_USE_FOUNDRY", "CLAUDE_CODE_OAUTH_TOKEN")
-
-
-def upstream_for(
-    env: Mapping[str, str], *, model_url: str | None = None, api_key: str | None = None
-) -> Upstream:
-    """The service that the CLI would use on this machine, with its credential.
-
-    Without `model_url` that is what `env`, or else the environment, says:
-    `CLAUDE_CODE_USE_BEDROCK`, `CLAUDE_CODE_USE_VERTEX`, or `ANTHROPIC_BASE_URL` with
-    `ANTHROPIC_API_KEY` or `ANTHROPIC_AUTH_TOKEN`. The environment's key is never sent to
-    an explicit `model_url`.
-
-    Args:
-        env: `ClaudeAgentOptions.env`.
-        model_url: The base URL of a Messages API.
-        api_key: The key for it.
-
-    Raises:
-        AuthenticationError: There is no key, and the address is one that needs it.
-        InvalidSpecError: The address is not a URL.
-        UnsupportedError: The variables ask for a way to the model that is not there yet.
-    """
-    found = dict(env) if model_url is not None else {**os.environ, **env}
-    for name in _NOT_YET:
-        if _is_set(found, name):
-            raise UnsupportedError(
-                f"{name} is set, and this way to the model is not supported yet: it would take "
-                "a credential into the sandbox. Use an API key: ClaudeCode(api_key=...)."
-            )
-    upstream: Upstream
-    if model_url is None and _is_set(found, "CLAUDE_CODE_USE_BEDROCK"):
-        upstream = Bedrock(
-            region=found.get("AWS_REGION"), base_url=found.get("ANTHROPIC_BEDROCK_BASE_URL")
-        )
-    elif model_url is None and _is_set(found, "CLAUDE_CODE_USE_VERTEX"):
-        upstream = Vertex(
-            project=found.get("ANTHROPIC_VERTEX_PROJECT_ID"),
-            region=found.get("CLOUD_ML_REGION"),
-            base_url=found.get("ANTHROPIC_VERTEX_BASE_URL"),
-        )
-    else:
-        key = api_key or found.get("ANTHROPIC_API_KEY")
-        token = None if key else found.get("ANTHROPIC_AUTH_TOKEN")
-        url = model_url or found.get("ANTHROPIC_BASE_URL")
-        upstream = Anthropic(api_key=key, auth_token=token, base_url=url)
-    upstream.check()
-    return upstream
-
-
-def _is_set(found: Mapping[str, str], name: str) -> bool:
-    return found.get(name, "").lower() not in {"", "0", "false"}
+__all__ = ["CREDENTIALS", "model_route", "upstream_for"]
 
 
 @contextlib.asynccontextmanager

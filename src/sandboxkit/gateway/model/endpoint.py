@@ -21,6 +21,7 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
+import anyio
 import anyio.to_thread
 import httpx
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CONNECT_S: Final = 30.0
+_SETTLE_S: Final = 5.0
 _SILENCE_S: Final = 600.0  # the Messages API pings a stream more often than that
 _KEPT_HEADERS: Final = frozenset(
     {"content-type", "request-id", "x-request-id", "retry-after", "x-should-retry"}
@@ -84,6 +86,8 @@ class ModelEndpoint:
         self._client: httpx.AsyncClient | None = None
         self._stack = AsyncExitStack()
         self._server = HttpServer(self._handle)
+        self._under_way = 0
+        self._settled = anyio.Event()
         self.account = account if account is not None else Account()
         self.token = f"sandboxkit-{secrets.token_urlsafe(24)}"
 
@@ -123,9 +127,27 @@ class ModelEndpoint:
         """What Claude Code needs where the endpoint is reached at this address."""
         return self._upstream.environment(f"http://{host}:{port}/{self.token}", self.token)
 
+    async def settled(self) -> None:
+        """Wait until no request is under way: all that came is then in the account.
+
+        A client has the end of its answer a moment before that. It waits 5 s at most.
+        """
+        with anyio.move_on_after(_SETTLE_S):
+            while self._under_way:
+                await self._settled.wait()
+
     # one request
 
     async def _handle(self, request: Request, answer: Answer) -> None:
+        self._under_way += 1
+        try:
+            await self._exchange(request, answer)
+        finally:
+            self._under_way -= 1
+            self._settled.set()
+            self._settled = anyio.Event()
+
+    async def _exchange(self, request: Request, answer: Answer) -> None:
         exchange = _Exchange(time.monotonic())
         at = datetime.now(UTC)
         counted = False

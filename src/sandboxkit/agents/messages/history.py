@@ -1,0 +1,176 @@
+"""The conversation as the API gets it, and where it is kept on the host."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import anyio.to_thread
+
+from sandboxkit.concurrency import run_to_end
+from sandboxkit.errors import AgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandboxkit.agents.messages.tools.tool import Block
+
+UNANSWERED: Final = "The agent was stopped before this had a result."
+"""What the model reads in place of a result that there is not."""
+
+_WRITE_S: Final = 30.0
+
+
+class History:
+    """The messages of one conversation, oldest first. Each call of a tool has its result.
+
+    With a `path`, they are also lines of JSON in a file, which only grows: a line is a
+    message, or `{"cut": n}`, which takes away all but the first `n`. `save` writes it.
+
+    Attributes:
+        messages: As the Messages API takes them. Changed only by the methods here.
+    """
+
+    def __init__(self, messages: Sequence[Block] = (), path: Path | None = None) -> None:
+        self.messages: list[Block] = list(messages)
+        self._path = path
+        self._unsaved: list[Block] = []
+
+    def add(self, role: str, content: Sequence[Block]) -> None:
+        """Add a message."""
+        message: Block = {"role": role, "content": list(content)}
+        self.messages.append(message)
+        self._unsaved.append(message)
+
+    def cut(self, length: int) -> None:
+        """Take away all but the first `length` messages."""
+        if length < len(self.messages):
+            del self.messages[length:]
+            self._unsaved.append({"cut": length})
+
+    def answer_open_calls(self) -> None:
+        """Give a result to the calls that have none, as the API demands."""
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            return
+        calls = [b["id"] for b in self.messages[-1]["content"] if b.get("type") == "tool_use"]
+        if calls:
+            self.add("user", [tool_result(call, UNANSWERED, is_error=True) for call in calls])
+
+    async def save(self) -> None:
+        """Write what is new to the file, if there is one; not cut by cancellation.
+
+        Raises:
+            AgentError: It cannot be written; code `store`.
+        """
+        if self._path is None or not self._unsaved:
+            self._unsaved.clear()
+            return
+        records, self._unsaved = self._unsaved, []
+        await run_to_end(_append(self._path, records), deadline_s=_WRITE_S)
+
+
+def tool_result(call_id: str, content: object, *, is_error: bool) -> Block:
+    """The block that answers a call."""
+    block: Block = {"type": "tool_result", "tool_use_id": call_id, "content": content}
+    return {**block, "is_error": True} if is_error else block
+
+
+async def _append(path: Path, records: Sequence[Block]) -> None:
+    data = "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
+
+    def write() -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(file, "ab") as stream:
+            stream.write(data.encode("utf-8", "surrogatepass"))
+
+    try:
+        await anyio.to_thread.run_sync(write)
+    except OSError as error:
+        raise AgentError(
+            f"The conversation cannot be kept in {path}: {error.strerror}", code="store"
+        ) from error
+
+
+class Shelf:
+    """Where the conversations of an agent are: in files of a directory, or in its memory.
+
+    Args:
+        directory: A file for each conversation, named by its id, readable by its owner
+            alone. None keeps them for as long as the agent's object lives.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+        self._kept: dict[str, History] = {}
+
+    async def take(self, session_id: str, *, resume: bool) -> History:
+        """The conversation of an id: to be taken up, or begun.
+
+        Raises:
+            AgentError: There is none (code `no_conversation`), there is one already
+                (`conversation_exists`), or its file cannot be read (`store`).
+        """
+        history = await self._find(session_id)
+        if resume and history is None:
+            raise AgentError(
+                f"No conversation found with the id {session_id}. The messages agent keeps them "
+                "in its own memory, or in the directory that it was given: Messages(store=...).",
+                code="no_conversation",
+            )
+        if not resume and history is not None:
+            raise AgentError(
+                f"There is a conversation {session_id} already; take it up with resume=.",
+                code="conversation_exists",
+            )
+        if history is None:
+            history = History(path=self._path(session_id))
+        if self._directory is None:
+            self._kept[session_id] = history
+        history.answer_open_calls()
+        return history
+
+    def _path(self, session_id: str) -> Path | None:
+        return None if self._directory is None else self._directory / f"{session_id}.jsonl"
+
+    async def _find(self, session_id: str) -> History | None:
+        path = self._path(session_id)
+        if path is None:
+            kept = self._kept.get(session_id)
+            return kept if kept is not None and kept.messages else None
+        try:
+            data = await anyio.to_thread.run_sync(path.read_bytes)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise AgentError(f"{path} cannot be read: {error.strerror}", code="store") from error
+        return History(_replayed(data, path), path)
+
+
+def _replayed(data: bytes, path: Path) -> list[Block]:
+    """The messages that the lines of a file add up to."""
+    *lines, torn = data.split(b"\n")  # a line that was cut by a crash has no end
+    messages: list[Block] = []
+    for number, line in enumerate([*lines, torn] if _is_whole(torn) else lines, 1):
+        record = _parsed(line)
+        if isinstance(record.get("cut"), int):
+            del messages[record["cut"] :]
+        elif record.get("role") in {"user", "assistant"}:
+            messages.append(record)
+        else:
+            raise AgentError(f"{path}: line {number} is not of a conversation.", code="store")
+    return messages
+
+
+def _is_whole(line: bytes) -> bool:
+    return bool(_parsed(line))
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        return {}
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
