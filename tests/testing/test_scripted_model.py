@@ -200,7 +200,7 @@ def test_what_is_no_step_is_refused(script: list[Any], message: str) -> None:
 def test_wrong_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="`pause_s` is -1"):
         Reply([], pause_s=-1)
-    with pytest.raises(ValueError, match="dropped or stalled"):
+    with pytest.raises(ValueError, match="dropped, stalled or failed"):
         Reply([], drop_after_events=1, stall_after_events=1)
     with pytest.raises(ValueError, match="HTTP status 200 is no error"):
         fail(200)

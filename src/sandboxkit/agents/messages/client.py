@@ -55,8 +55,10 @@ def connect(
         attempts: Told of it.
     """
     import anthropic
-    import anthropic.lib.streaming
-    import anthropic.resources.messages  # else with the first request, on the loop
+
+    # Else with the first request, on the loop.
+    import anthropic.lib.streaming  # pyright: ignore[reportUnusedImport]
+    import anthropic.resources.messages  # pyright: ignore[reportUnusedImport]
 
     http = anthropic.DefaultAsyncHttpxClient(trust_env=False, event_hooks=attempts.hooks())
     common: dict[str, Any] = {"max_retries": max_retries, "http_client": http}

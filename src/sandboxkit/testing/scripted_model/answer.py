@@ -54,6 +54,10 @@ class Answer:
                 await anyio.sleep(reply.pause_s)
             await self._connection.send_chunk(event)
             self.events += 1
+            if self.events == reply.fail_after_events:
+                await self._connection.send_chunk(wire.error_event(reply.failure))
+                await self._connection.end_stream()
+                return
         if not await self._cut(reply):
             await self._connection.end_stream()
 

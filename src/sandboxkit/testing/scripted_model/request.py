@@ -15,6 +15,8 @@ from pydantic import (
     ValidationError,
 )
 
+from sandboxkit.testing.scripted_model.rules import problem_of
+
 _SECRET_HEADER = re.compile(r"auth|cookie|key|secret|token", re.IGNORECASE)
 # Claude Code adds notes for the model to what the user wrote, inside such tags.
 _NOTE = re.compile(r"<(system-reminder|local-command-[a-z]+|command-[a-z]+)>.*?</\1>\s*", re.DOTALL)
@@ -182,6 +184,8 @@ def parse_request(path: str, headers: Mapping[str, str], body: bytes) -> ModelRe
         raise ValueError("messages: at least one message is required")
     if request.max_tokens is None and not path.endswith("/count_tokens"):
         raise ValueError("max_tokens: Field required")
+    if (wrong := problem_of(request)) is not None:
+        raise ValueError(wrong)
     return request
 
 

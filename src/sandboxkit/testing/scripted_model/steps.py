@@ -10,7 +10,13 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
 StopReason: TypeAlias = Literal[
-    "end_turn", "max_tokens", "pause_turn", "refusal", "stop_sequence", "tool_use"
+    "end_turn",
+    "max_tokens",
+    "model_context_window_exceeded",
+    "pause_turn",
+    "refusal",
+    "stop_sequence",
+    "tool_use",
 ]
 
 
@@ -48,6 +54,9 @@ class Failure:
     retry_after_s: float | None = None
 
 
+_OVERLOADED = Failure(529, "Overloaded")
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """An answer of several blocks, or one with details: counts, pace, faults.
@@ -67,9 +76,12 @@ class Reply:
         pause_s: Seconds between two events.
         drop_after_events: Close the connection after so many events. 0 closes it without a byte.
         stall_after_events: Send so many events, and no more until the client hangs up.
+        fail_after_events: Send so many events (one at least), then an event of type `error`,
+            and end the stream: as the API does where it fails after it has begun.
+        failure: The error of that event.
 
     Raises:
-        ValueError: A number is negative, or the answer is both dropped and stalled.
+        ValueError: A number is negative, or the answer ends early in two ways.
     """
 
     blocks: Sequence[Block]
@@ -82,17 +94,25 @@ class Reply:
     pause_s: float = 0.0
     drop_after_events: int | None = None
     stall_after_events: int | None = None
+    fail_after_events: int | None = None
+    failure: Failure = _OVERLOADED
 
     def __post_init__(self) -> None:
         for name in (
             *("input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens"),
             *("delay_s", "pause_s", "drop_after_events", "stall_after_events"),
+            "fail_after_events",
         ):
             value: float | None = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"`{name}` is {value}; it must not be negative.")
-        if self.drop_after_events is not None and self.stall_after_events is not None:
-            raise ValueError("An answer is either dropped or stalled; give one of the two numbers.")
+        ends = (self.drop_after_events, self.stall_after_events, self.fail_after_events)
+        if sum(end is not None for end in ends) > 1:
+            raise ValueError(
+                "An answer is either dropped, stalled or failed; give one of the three numbers."
+            )
+        if self.fail_after_events == 0:
+            raise ValueError("An answer that fails before its first event is `fail(...)`.")
 
 
 Step: TypeAlias = Block | Sequence[Block] | Reply | Failure

@@ -79,19 +79,22 @@ def events(reply: Reply, *, model: str) -> Iterator[bytes]:
 
 def error(failure: Failure) -> tuple[bytes, dict[str, str]]:
     """The body and the headers of an error."""
-    kind = _ERROR_TYPES.get(
-        failure.status, "invalid_request_error" if failure.status < 500 else "api_error"
-    )
     request_id = f"req_{uuid4().hex[:24]}"
-    body: Json = {
-        "type": "error",
-        "error": {"type": kind, "message": failure.message},
-        "request_id": request_id,
-    }
+    body: Json = {"type": "error", "error": _error(failure), "request_id": request_id}
     headers = {"request-id": request_id}
     if failure.retry_after_s is not None:
         headers["retry-after"] = f"{failure.retry_after_s:g}"
     return encode(body), headers
+
+
+def error_event(failure: Failure) -> bytes:
+    """An error in the middle of a stream."""
+    return _event("error", error=_error(failure))
+
+
+def _error(failure: Failure) -> Json:
+    other = "invalid_request_error" if failure.status < 500 else "api_error"
+    return {"type": _ERROR_TYPES.get(failure.status, other), "message": failure.message}
 
 
 def encode(value: Json) -> bytes:
