@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio
 
@@ -90,3 +91,33 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:
         if not task.cancelled():
             with contextlib.suppress(BaseException):
                 task.exception()
+
+
+async def apart(function: Callable[..., T], *arguments: object) -> T:
+    """Run what may block for ever in a thread that the end of the program does not wait for.
+
+    Cancelling leaves the thread to itself. An `OSError` of the function is raised; it must
+    raise nothing else.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast("T", result))
+
+    def work() -> None:
+        result, failure = None, None
+        try:
+            result = function(*arguments)
+        except OSError as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is gone
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=work, daemon=True).start()
+    return await future

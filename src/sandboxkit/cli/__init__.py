@@ -1,4 +1,4 @@
-"""The command line: `sandboxkit demo`, `run`, `exec`, `ls`, `rm`, `providers` and `doctor`."""
+"""The command line: `sandboxkit demo`, `run`, `exec`, `mcp`, `ls`, `rm` and more."""
 
 from __future__ import annotations
 

@@ -149,6 +149,43 @@ def execute(
     )
 
 
+@app.command("mcp")
+def serve_mcp(
+    *,
+    provider: ProviderName = "docker",
+    sandbox_id: Annotated[
+        str | None,
+        typer.Option("--id", help="A living sandbox, which then stays; default: a fresh one."),
+    ] = None,
+    image: Image = None,
+    network: Network = "none",
+    cpu: Cpu = None,
+    memory_gib: MemoryGib = None,
+    lease_s: Annotated[
+        float | None,
+        typer.Option(
+            "--lease", help="Seconds that it outlives a killed or sleeping host; default 60."
+        ),
+    ] = None,
+    share: Annotated[
+        Path | None,
+        typer.Option(help="A directory that the client may copy from and to.", file_okay=False),
+    ] = None,
+) -> None:
+    """Serve a sandbox's tools to an MCP client, over stdin and stdout."""
+    from sandboxkit.cli.mcp import serve_mcp as work
+    from sandboxkit.cli.spec import spec_from
+
+    given = {"image": image, "cpu": cpu, "memory_gib": memory_gib, "lease_s": lease_s}
+    if sandbox_id is not None and (network != "none" or any(given.values())):
+        message = "a living sandbox is as it is; leave the other options out"
+        raise typer.BadParameter(message, param_hint="--id")
+    if share is not None and not share.is_dir():
+        raise typer.BadParameter(f"there is no directory {str(share)!r}", param_hint="--share")
+    spec = spec_from(network=network, **given)
+    finish(work(provider=provider, spec=spec, sandbox_id=sandbox_id, share=share))
+
+
 @app.command("ls")
 def list_sandboxes(
     *,

@@ -6,21 +6,18 @@ import asyncio
 import contextlib
 import os
 import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 from sandboxkit.channel.process import PIPE
 from sandboxkit.cli.steps import Steps
 from sandboxkit.cli.terminal import make_console
-from sandboxkit.concurrency import cancel_and_wait
+from sandboxkit.concurrency import apart, cancel_and_wait
 from sandboxkit.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from sandboxkit.channel.process import OutputStream, Process
     from sandboxkit.spec import SandboxSpec
-
-T = TypeVar("T")
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _BLOCK: Final = 64 * 1024
@@ -94,7 +91,7 @@ class _Copy:
     async def _copy(self) -> None:
         async for chunk in self._stream:
             self._writing = True
-            await _apart(_write_all, self._fd, chunk)
+            await apart(_write_all, self._fd, chunk)
             self._writing = False
             self._bytes += len(chunk)
 
@@ -105,7 +102,7 @@ class _Copy:
 
 
 async def _feed(process: Process) -> None:
-    while chunk := await _apart(os.read, _STDIN, _BLOCK):
+    while chunk := await apart(os.read, _STDIN, _BLOCK):
         await process.stdin.write(chunk)
     await process.stdin.close()
 
@@ -121,11 +118,11 @@ async def _whole(
 ) -> int:
     """Without the guest, output comes at the end."""
     given = bytearray()
-    while has_input and (chunk := await _apart(os.read, _STDIN, _BLOCK)):
+    while has_input and (chunk := await apart(os.read, _STDIN, _BLOCK)):
         given += chunk
     done = await sandbox.exec(argv, cwd=cwd, env=env, user=user, stdin=bytes(given))
-    await _apart(_write_all, _STDOUT, done.stdout)
-    await _apart(_write_all, _STDERR, done.stderr)
+    await apart(_write_all, _STDOUT, done.stdout)
+    await apart(_write_all, _STDERR, done.stderr)
     return _as_shell(done.exit_code)
 
 
@@ -137,29 +134,3 @@ def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-
-async def _apart(function: Callable[..., T], *arguments: object) -> T:
-    """Run what may block for ever in a thread that the end of the program does not wait for."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(cast("T", result))
-
-    def work() -> None:
-        result, failure = None, None
-        try:
-            result = function(*arguments)
-        except OSError as error:
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is gone
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    threading.Thread(target=work, daemon=True).start()
-    return await future

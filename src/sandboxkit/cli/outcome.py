@@ -27,7 +27,8 @@ def finish(work: Coroutine[Any, Any, int]) -> NoReturn:
     """Run a command to its end, and leave with the exit code that it returns.
 
     An error is one line on stderr and exit code 1. Ctrl-C (or SIGTERM) cancels the
-    command, waits for its cleanup, and leaves with 130 (143); a second one does not wait.
+    command, waits for its cleanup, and leaves with 130 (143); the same a second time does
+    not wait.
     """
     forgive_encoding()
     try:
@@ -43,9 +44,11 @@ async def _until_stopped(work: Coroutine[Any, Any, int]) -> int:
     task = asyncio.current_task()
 
     def stop(number: int) -> None:
-        if stopped:
+        if number in stopped:
             raise KeyboardInterrupt
         stopped.append(number)
+        if len(stopped) > 1:  # an MCP client sends one after the other, without impatience
+            return
         complain("removing what was created; once more to leave at once.", label="Stopping")
         if task is not None:
             task.cancel()

@@ -1,0 +1,1 @@
+"""An MCP server whose tools work in one sandbox: `sandboxkit mcp`."""
