@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _BLOCK: Final = 64 * 1024
+_LAST_S: Final = 1.0
 
 Incoming = MemoryObjectReceiveStream[SessionMessage | Exception]
 Outgoing = MemoryObjectSendStream[SessionMessage]
@@ -56,11 +57,15 @@ async def standard_streams() -> AsyncGenerator[tuple[Incoming, Outgoing]]:
         except OSError:
             log.info("the client has left")
             tasks.cancel_scope.cancel()
+        written.set()
 
+    written = anyio.Event()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(receive)
         tasks.start_soon(send)
         yield incoming, outgoing
+        with anyio.move_on_after(_LAST_S):  # the last answers
+            await written.wait()
         tasks.cancel_scope.cancel()
 
 

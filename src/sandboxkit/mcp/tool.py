@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import mcp_types as types
 from pydantic import BaseModel, ConfigDict
@@ -67,8 +67,8 @@ class Tool:
             name=self.name,
             title=self.title,
             description=self.description,
-            input_schema=_schema(self.arguments),
-            output_schema=_schema(self.result),
+            input_schema=_schema(self.arguments, "validation"),
+            output_schema=_schema(self.result, "serialization"),
             annotations=types.ToolAnnotations(
                 read_only_hint=self.reads,
                 destructive_hint=self.destroys,
@@ -78,9 +78,9 @@ class Tool:
         )
 
 
-def _schema(model: type[BaseModel]) -> dict[str, Any]:
+def _schema(model: type[BaseModel], mode: Literal["validation", "serialization"]) -> dict[str, Any]:
     """Its JSON schema, without the titles that pydantic makes up: a model reads all of it."""
-    schema = model.model_json_schema(mode="serialization")
+    schema = model.model_json_schema(mode=mode)
     for each in (schema, *schema.get("$defs", {}).values()):
         each.pop("title", None)
         each.pop("description", None)
