@@ -91,8 +91,9 @@ async def served(cli: Cli, *options: str, **variables: str) -> AsyncGenerator[Cl
         raise _first(group) from None
 
 
-def _first(error: Exception) -> Exception:
-    return _first(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 async def ids(cli: Cli) -> list[str]:

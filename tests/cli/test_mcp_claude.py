@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from claude_agent_sdk import SystemMessage, ToolResultBlock, UserMessage
-from claude_agent_sdk.types import McpStdioServerConfig
 
 from sandboxkit.testing import ScriptedModel, call, say
 from tests.agents.places import Local, ask, result_of
 from tests.cli.command import SANDBOXKIT, Cli
 from tests.cli.mcp_client import until_gone
+
+if TYPE_CHECKING:
+    from claude_agent_sdk.types import McpStdioServerConfig
 
 
 async def test_claude_code_works_in_a_sandbox(cli: Cli) -> None:
