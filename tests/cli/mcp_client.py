@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from anyio import to_thread
@@ -91,9 +91,9 @@ async def served(cli: Cli, *options: str, **variables: str) -> AsyncGenerator[Cl
         raise _first(group) from None
 
 
-def _first(group: ExceptionGroup[Exception]) -> Exception:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, ExceptionGroup) else first
+def _first(error: BaseException) -> BaseException:
+    inner = cast("tuple[BaseException, ...]", getattr(error, "exceptions", ()))
+    return _first(inner[0]) if inner else error
 
 
 async def ids(cli: Cli) -> list[str]:

@@ -19,7 +19,7 @@ from mcp_types import ImageContent
 
 from sandboxkit.sandbox import Sandbox
 from tests.cli.command import Cli
-from tests.cli.mcp_client import ids, served, text_of
+from tests.cli.mcp_client import ids, served, text_of, until_gone
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -52,7 +52,9 @@ async def test_what_a_client_is_told(cli: Cli) -> None:
 
 async def test_commands(cli: Cli) -> None:
     async with served(cli, "--memory-gib", "0.5") as client:
-        result = await client.call("exec", command="echo out; echo err >&2; exit 3")
+        result, _ = await asyncio.gather(
+            client.call("exec", command="echo out; echo err >&2; exit 3"), client.sh("true")
+        )
         fields: dict[str, Any] = result.structured_content
         assert not result.is_error  # that a command fails is a fact
         assert (fields["exit_code"], fields["stdout"], fields["stderr"]) == (3, "out\n", "err\n")
@@ -210,6 +212,15 @@ async def test_a_sandbox_that_has_ended(cli: Cli) -> None:
         assert (await client.get("info"))["processes"] == []
 
 
+async def test_a_sandbox_that_nobody_used(cli: Cli) -> None:
+    async with served(cli, "--idle", "1") as client:
+        await client.sh("true")
+        await until_gone(cli)
+        said = await client.fail("exec", command="true")
+        assert "has ended" in said
+        assert "Call `restart`" in said
+
+
 async def test_in_a_living_sandbox(cli: Cli) -> None:
     async with Sandbox.create("docker") as sandbox:
         async with served(cli, "--id", sandbox.id) as client:
@@ -248,7 +259,7 @@ async def test_a_shared_directory(cli: Cli) -> None:
         for outside in ("../secret", str(cli.cwd / "secret"), "way-out/secret", "project/../../x"):
             assert "unsafe_path" in await client.fail("upload", local=outside, remote="x")
             assert "unsafe_path" in await client.fail("download", local=outside, remote="p/b.txt")
-        await client.sh("mkdir evil; ln -s / evil/root")
+        await client.sh("mkdir evil; ln -s / evil/$(printf '\\377')")
         assert "unsafe_path" in await client.fail("download", local="evil", remote="evil")
     assert not (cli.cwd / "x").exists()
 

@@ -167,6 +167,10 @@ def serve_mcp(
             "--lease", help="Seconds that it outlives a killed or sleeping host; default 60."
         ),
     ] = None,
+    idle_s: Annotated[
+        float | None,
+        typer.Option("--idle", help="Seconds without use after which it ends; default never."),
+    ] = None,
     share: Annotated[
         Path | None,
         typer.Option(help="A directory that the client may copy from and to.", file_okay=False),
@@ -176,7 +180,13 @@ def serve_mcp(
     from sandboxkit.cli.mcp import serve_mcp as work
     from sandboxkit.cli.spec import spec_from
 
-    given = {"image": image, "cpu": cpu, "memory_gib": memory_gib, "lease_s": lease_s}
+    given = {
+        "image": image,
+        "cpu": cpu,
+        "memory_gib": memory_gib,
+        "lease_s": lease_s,
+        "idle_timeout_s": idle_s,
+    }
     if sandbox_id is not None and (network != "none" or any(given.values())):
         message = "a living sandbox is as it is; leave the other options out"
         raise typer.BadParameter(message, param_hint="--id")

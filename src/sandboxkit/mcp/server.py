@@ -137,7 +137,7 @@ class Calls:
             advice = f" Try again in {error.retry_after_s:.0f} s."
         elif error.retryable:
             advice = " The same call may succeed later."
-        return f"{error.message} ({error.code}).{advice}"
+        return f"{error.message.rstrip('.')} ({error.code}).{advice}"
 
     async def _tell(self, context: Context) -> None:
         """Tell a client that listens how far the call is, so that it does not give up."""
@@ -152,7 +152,8 @@ class Calls:
 
 
 def _failed(text: str) -> types.CallToolResult:
-    return types.CallToolResult(content=[types.TextContent(text=text)], is_error=True)
+    shown = text.encode("utf-8", "replace").decode()  # a file's name may be no UTF-8
+    return types.CallToolResult(content=[types.TextContent(text=shown)], is_error=True)
 
 
 def _described(error: ValidationError) -> str:
