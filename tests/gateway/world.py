@@ -90,38 +90,60 @@ class Seen:
     body: bytes
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """Closed also where the client has reset the connection before TLS began.
+
+    `ssl` looks for data on a socket that is no longer connected, and forgets the socket
+    if that fails.
+    """
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        try:
+            return super().recv(buflen, flags)
+        except ConnectionError:
+            self.close()
+            raise
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
+    connections = 0
+    context: ssl.SSLContext | None = None
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection, in its thread."""
+        self.connections += 1
+        if self.context is None:
+            super().finish_request(request, client_address)
+            return
+        self.context.sslsocket_class = _TlsSocket
+        with self.context.wrap_socket(request, server_side=True) as secured:
+            super().finish_request(secured, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that break off are part of the tests."""
 
 
 class Origin:
-    """A real HTTP server, with TLS if it has a context; it says what it was asked."""
+    """A real HTTP server, with TLS if it has a context; it says what it was asked.
 
-    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+    Args:
+        context: For TLS.
+        handler: Answers in place of the handler that says what it was asked.
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext | None = None,
+        *,
+        handler: type[BaseHTTPRequestHandler] | None = None,
+    ) -> None:
         self.seen: list[Seen] = []
-        self.connections = 0
         origin = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-
-            def setup(self) -> None:
-                origin.connections += 1
-                if context is not None:
-                    self.request = context.wrap_socket(self.request, server_side=True)
-                try:
-                    super().setup()
-                except OSError:  # the client has gone already
-                    self.request.close()
-                    raise
-
-            def finish(self) -> None:
-                super().finish()
-                self.request.close()
 
             def _body(self) -> bytes:
                 if self.headers.get("Transfer-Encoding") == "chunked":
@@ -167,12 +189,18 @@ class Origin:
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
                 """Say nothing."""
 
-        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), handler or Handler)
+        self._server.context = context
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
         )
         self._thread.start()
+
+    @property
+    def connections(self) -> int:
+        """How many there have been."""
+        return self._server.connections
 
     def close(self) -> None:
         """Stop serving."""
