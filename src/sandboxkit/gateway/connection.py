@@ -179,12 +179,13 @@ class Connection:
         self.target = target
         address, server = await self._gate.connect(self._method, target.host, target.port)
         self._server = self._serve_by(target, address, server)
-        self._writer.write(_ESTABLISHED)
         if self._termination is not None and self._termination.covers(target):
             secure = self._server.target = Target(target.host, target.port, secure=True)
-            await self._termination.accept(secure, self._writer)
+            await self._secure_client(secure, self._termination)
             await self._serve_inside(secure)
-        elif target.port == 80:
+            return
+        self._writer.write(_ESTABLISHED)
+        if target.port == 80:
             await self._serve_inside(target)
         else:
             if target.port == 443:
@@ -194,6 +195,18 @@ class Connection:
                 self._moved(len(hello), 0)
                 server[1].write(hello)
             await splice((self._reader, self._writer), server, self._moved)
+
+    async def _secure_client(self, target: Target, termination: Termination) -> None:
+        # Made ready first: no byte of the client's TLS may come before ours begins.
+        context = await termination.context(target.host)
+        self._writer.write(_ESTABLISHED)
+        try:
+            await termination.accept(context, self._writer)
+        except OSError as error:
+            reason = f"TLS with the sandbox failed ({type(error).__name__}): it asks for another "
+            reason += "host than its tunnel's, or does not trust the session's certificate"
+            self._gate.log.add("TLS", target.host, target.port, allowed=False, reason=reason)
+            raise
 
     async def _serve_inside(self, target: Target) -> None:
         """Serve the requests that come in a tunnel, all of which are for its host."""

@@ -86,20 +86,24 @@ class Termination:
         """Whether secrets may go there, so that its TLS is terminated."""
         return any(secret.covers(target.host, target.port) for secret in self._secrets.values())
 
-    async def accept(self, target: Target, writer: asyncio.StreamWriter) -> None:
-        """Speak TLS to the sandbox, as the host.
+    async def context(self, host: str) -> ssl.SSLContext:
+        """What it takes to speak TLS to the sandbox as a canonical host."""
+        context = self._contexts.get(host)
+        if context is None:
+            context = await asyncio.to_thread(self._authority.context, host)
+            context.sni_callback = _NameCheck(host)
+            self._contexts[host] = context
+            if len(self._contexts) > _HOSTS_KEPT:  # names below `*.` are without number
+                self._contexts.popitem(last=False)
+        return context
+
+    async def accept(self, context: ssl.SSLContext, writer: asyncio.StreamWriter) -> None:
+        """Speak TLS to the sandbox. What came before this call is not part of it.
 
         Raises:
             OSError: The client does not trust the authority, asks for another host, or
                 does not speak TLS.
         """
-        context = self._contexts.get(target.host)
-        if context is None:
-            context = await asyncio.to_thread(self._authority.context, target.host)
-            context.sni_callback = _NameCheck(target.host)
-            self._contexts[target.host] = context
-            if len(self._contexts) > _HOSTS_KEPT:  # names below `*.` are without number
-                self._contexts.popitem(last=False)
         await writer.start_tls(context, ssl_handshake_timeout=self._limits.head_s)
 
     async def secure(self, target: Target, writer: asyncio.StreamWriter) -> None:
