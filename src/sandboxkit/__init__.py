@@ -24,11 +24,16 @@ if TYPE_CHECKING:
     from sandboxkit.channel.process import PIPE, ExecResult, Process
     from sandboxkit.channel.tunnels import Address, Ports
     from sandboxkit.errors import SandboxError
+    from sandboxkit.gateway.decisions import Decision
+    from sandboxkit.gateway.limits import Limits
     from sandboxkit.gateway.model.anthropic import Anthropic
     from sandboxkit.gateway.model.bedrock import Bedrock
     from sandboxkit.gateway.model.budget import Budget
     from sandboxkit.gateway.model.meter import Price
     from sandboxkit.gateway.model.vertex import Vertex
+    from sandboxkit.gateway.secrets import Secret
+    from sandboxkit.gateway.settings import Gateway
+    from sandboxkit.network import Network
     from sandboxkit.progress import Progress
     from sandboxkit.providers.base import (
         Capabilities,
@@ -57,10 +62,15 @@ _HOME = {
     "Usage": "agents.base",
     "Address": "channel.tunnels",
     "Artifact": "spec",
+    "Decision": "gateway.decisions",
+    "Gateway": "gateway.settings",
+    "Limits": "gateway.limits",
+    "Secret": "gateway.secrets",
     "Capabilities": "providers.base",
     "ExecResult": "channel.process",
     "FileInfo": "channel.files",
     "Files": "channel.files",
+    "Network": "network",
     "NetworkPolicy": "spec",
     "PIPE": "channel.process",
     "Ports": "channel.tunnels",
@@ -89,10 +99,14 @@ __all__ = [
     "Budget",
     "Capabilities",
     "ClaudeCode",
+    "Decision",
     "ExecResult",
     "FileInfo",
     "Files",
+    "Gateway",
+    "Limits",
     "Messages",
+    "Network",
     "NetworkPolicy",
     "Ports",
     "Price",
@@ -107,6 +121,7 @@ __all__ = [
     "SandboxProvider",
     "SandboxSpec",
     "SandboxTransport",
+    "Secret",
     "Session",
     "Tool",
     "Usage",

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from sandboxkit.errors import UnsupportedError
 from sandboxkit.providers.base import Capabilities, Difference
-from sandboxkit.spec import Resources, SandboxSpec
+from sandboxkit.spec import NetworkPolicy, Resources, SandboxSpec
+
+
+def at_backend(policy: NetworkPolicy) -> str:
+    """The network mode that the backend must enforce: none where the gateway is the way out."""
+    return "none" if policy.by_gateway else policy.mode
+
+
+def for_backend(spec: SandboxSpec) -> SandboxSpec:
+    """The spec as the backend gets it."""
+    if not spec.network.by_gateway:
+        return spec
+    return spec.model_copy(update={"network": NetworkPolicy.none()})
 
 
 def admit(spec: SandboxSpec, can: Capabilities, provider: str) -> tuple[Difference, ...]:
@@ -36,9 +48,14 @@ def admit(spec: SandboxSpec, can: Capabilities, provider: str) -> tuple[Differen
             can_do = ", ".join(sorted(can.limits)) or "no limit"
             reason = f"{provider} enforces {can_do}, not {name}"
             unmet(field, getattr(spec.resources, name), reason, demanded=spec.demands(field))
-    mode = spec.network.mode
-    if mode not in can.network:
-        reason = f"{provider} has the network modes {', '.join(sorted(can.network))}"
+    mode, needed = spec.network.mode, at_backend(spec.network)
+    if needed not in can.network:
+        reason = f"{provider} has the network modes {', '.join(sorted(can.network)) or '(none)'}"
+        if spec.network.native:
+            reason = f"{provider} has no filter of its own that keeps such a list exactly; "
+            reason += "without native=True the gateway keeps it, on every backend"
+        elif spec.network.by_gateway:
+            reason += ", and cannot take the network away, which is what a list stands on"
         unmet("network", mode, reason, demanded=spec.demands("network"))
     for field, supported in (("runtime", can.runtimes), ("image", can.images)):
         wanted = getattr(spec, field)

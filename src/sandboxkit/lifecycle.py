@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import re
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -18,10 +20,12 @@ from sandboxkit.channel.files import Files
 from sandboxkit.channel.greeting import NoGuestError
 from sandboxkit.concurrency import obtain, run_to_end
 from sandboxkit.errors import (
+    InvalidSpecError,
     OperationTimeoutError,
     ProviderUnavailableError,
     SandboxError,
     SandboxNotFoundError,
+    UnsupportedError,
 )
 from sandboxkit.keeper import Keeper
 from sandboxkit.progress import Progress, report
@@ -40,6 +44,7 @@ log = logging.getLogger(__name__)
 DESTROY_S = 60.0
 _CREATE_S = 120.0
 _LOOK_AGAIN_S = (0.0, 1.0)
+_SNAPSHOT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
 
 
 class Closable(Protocol):
@@ -188,6 +193,30 @@ def check_without_guest(spec: SandboxSpec, can: Capabilities) -> None:
         enforced = field == "lifetime_s" and can.lifetime
         if spec.strict and spec.demands(field) and not enforced:
             refuse(f"{field}={getattr(spec, field)!r}")
+
+
+def check_can(op: str, provider: SandboxProvider, sandbox_id: str) -> None:
+    """Refuse what the backend does not claim.
+
+    Raises:
+        UnsupportedError: It cannot.
+    """
+    if not getattr(provider.capabilities(), op):
+        raise UnsupportedError(
+            f"{provider.name} cannot {op}", op=op, provider=provider.name, sandbox_id=sandbox_id
+        )
+
+
+def snapshot_name(name: str | None) -> str:
+    """The name of a snapshot, checked; made up if there is none.
+
+    Raises:
+        InvalidSpecError: No backend takes it.
+    """
+    chosen = name if name is not None else f"sandboxkit-{secrets.token_hex(6)}"
+    if not _SNAPSHOT_NAME.fullmatch(chosen):
+        raise InvalidSpecError(f"{chosen!r} is not 1 to 63 letters, digits and '-'")
+    return chosen
 
 
 def described(

@@ -14,6 +14,7 @@ from sandboxkit.spec import (
     CREATED_LABEL,
     EXPIRES_LABEL,
     KEY_LABEL,
+    NETWORK_LABEL,
     OWNER_LABEL,
     SandboxSpec,
 )
@@ -39,6 +40,8 @@ def owned(spec: SandboxSpec) -> SandboxSpec:
         KEY_LABEL: f"sandboxkit-{secrets.token_hex(6)}",
         CREATED_LABEL: now.isoformat(timespec="seconds"),
     }
+    if spec.network.by_gateway:
+        labels[NETWORK_LABEL] = spec.network.mode
     if spec.lifetime_s is not None:
         expires = now + timedelta(seconds=spec.lifetime_s)
         labels[EXPIRES_LABEL] = expires.isoformat(timespec="seconds")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import secrets
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
-from sandboxkit.admission import admit
+from sandboxkit.admission import admit, for_backend
 from sandboxkit.channel.client import GuestClient
 from sandboxkit.channel.fallback import Fallback, FallbackFiles, refuse
 from sandboxkit.channel.files import Files
@@ -22,16 +21,19 @@ from sandboxkit.channel.process import (
     check_size,
     execute,
     request_for,
+    start,
 )
 from sandboxkit.channel.tunnels import Ports
 from sandboxkit.concurrency import run_to_end
-from sandboxkit.errors import InvalidSpecError, SandboxClosedError, UnsupportedError
+from sandboxkit.errors import InvalidSpecError, SandboxClosedError
 from sandboxkit.failover import OneProvider, create_on
-from sandboxkit.guest import wire
+from sandboxkit.gateway.secrets import Secret, check_secrets
+from sandboxkit.gateway.settings import Gateway
 from sandboxkit.keeper import Keeper
 from sandboxkit.lifecycle import (
     DESTROY_S,
     Opening,
+    check_can,
     check_without_guest,
     choose,
     close,
@@ -40,21 +42,22 @@ from sandboxkit.lifecycle import (
     finish,
     kept,
     made,
+    snapshot_name,
     upload,
 )
 from sandboxkit.limits import WAIT_S, Patience, create_within_limits
+from sandboxkit.network import Network, Outside, begun_with, opened
 from sandboxkit.ownership import owned
 from sandboxkit.places import Place, Places
 from sandboxkit.progress import Listener
 from sandboxkit.providers.base import Exposed, SandboxHandle, SandboxInfo, SandboxProvider
-from sandboxkit.spec import SandboxSpec
+from sandboxkit.spec import NetworkPolicy, SandboxSpec
 
 OUTPUT_LIMIT = 10 * 1024 * 1024
 """Bytes of each stream that `exec` keeps by default: the head and the tail."""
 
 _TERMINAL = (24, 80)
 _FREEZE_S = 180.0  # E2B takes about 4 s for each GiB of memory
-_SNAPSHOT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
 
 
 class Sandbox:
@@ -64,6 +67,7 @@ class Sandbox:
         id: The backend's id, for `attach`.
         files: Its files.
         ports: Its ports.
+        network: Its network: the policy, which can be changed, and what it has asked for.
     """
 
     def __init__(  # noqa: PLR0917 - `create` and `attach` alone call it
@@ -74,6 +78,7 @@ class Sandbox:
         info: SandboxInfo,
         keeper: Keeper,
         place: Place,
+        network: Network,
         *,
         created: bool,
         owns_provider: bool,
@@ -84,6 +89,7 @@ class Sandbox:
         self._info = info
         self._keeper = keeper
         self._place = place
+        self.network = network
         self._created = created
         self._owns_provider = owns_provider
         self._closed = False
@@ -114,6 +120,8 @@ class Sandbox:
         spec: SandboxSpec | None = None,
         on_progress: Listener | None = None,
         wait_s: float = WAIT_S,
+        secrets: Sequence[Secret] = (),
+        gateway: Gateway | None = None,
         **fields: Any,
     ) -> Opening[Sandbox]:
         """Create a sandbox: `await` it, or leave it to `async with`, which destroys it.
@@ -124,6 +132,9 @@ class Sandbox:
             spec: What it shall be; None is all defaults.
             on_progress: Called with each `Progress` of a slow step (an image pull).
             wait_s: Seconds to wait while the backend has no room, or limits the rate.
+            secrets: Values that go to their hosts only, and are never in the sandbox. The
+                policy must allow these hosts. They are no part of the spec, which is printed.
+            gateway: How the gateway reaches the world, for tests and unusual networks.
             **fields: Single fields of `SandboxSpec` and `Resources`, such as
                 `image="python:3.12-slim"`, `cpu=2`, `memory_gib=4`, `network="open"`.
 
@@ -138,27 +149,51 @@ class Sandbox:
         within 120 s at the most.
         """
         wanted = SandboxSpec.build(spec, **fields)
-        return Opening(create_on(provider, wanted, cls._create, on_progress, wait_s=wait_s))
+        check_secrets(secrets, wanted.network, wanted.env)
+        create = partial(cls._create, Outside(secrets, gateway))
+        return Opening(create_on(provider, wanted, create, on_progress, wait_s=wait_s))
 
     @classmethod
-    def attach(cls, provider: str | SandboxProvider, sandbox_id: str) -> Opening[Sandbox]:
+    def attach(
+        cls,
+        provider: str | SandboxProvider,
+        sandbox_id: str,
+        *,
+        network: NetworkPolicy | None = None,
+        secrets: Sequence[Secret] = (),
+        gateway: Gateway | None = None,
+    ) -> Opening[Sandbox]:
         """Take up a sandbox that lives. Leaving the `async with` block lets go of it.
+
+        Args:
+            provider: The backend.
+            sandbox_id: Its id.
+            network: The policy that this host keeps for it. A list of hosts that another
+                host has kept does not go on by itself: without one of its own there is no
+                way out, and `info.differences` says so.
+            secrets: As for `create`; so is `gateway`.
+            gateway: See `create`.
 
         Raises:
             SandboxNotFoundError: There is none of this id, or it is not sandboxkit's.
+            UnsupportedError: The policy asks for a network that it does not have, or would
+                take away the one that it has.
         """
-        return Opening(cls._attach(provider, sandbox_id))
+        return Opening(cls._attach(provider, sandbox_id, Outside(secrets, gateway, network)))
 
     @classmethod
-    async def _create(cls, chosen: OneProvider, spec: SandboxSpec, patience: Patience) -> Sandbox:
+    async def _create(
+        cls, outside: Outside, chosen: OneProvider, spec: SandboxSpec, patience: Patience
+    ) -> Sandbox:
         async with contextlib.AsyncExitStack() as undo:
             provider, owns = await choose(chosen, undo)
             can = provider.capabilities()
             differences = admit(spec, can, provider.name)
             spec = owned(spec)
-            await provider.prepare(spec)
+            inside = for_backend(spec)
+            await provider.prepare(inside)
             handle, place = await create_within_limits(
-                provider, lambda: made(provider, spec), patience
+                provider, lambda: made(provider, inside), patience
             )
             undo.callback(place.release)
             undo.push_async_callback(finish, handle.destroy)
@@ -166,9 +201,14 @@ class Sandbox:
             if isinstance(channel, Fallback):
                 check_without_guest(spec, can)
             keeper = kept(handle, channel, spec.lease_s, can, undo)
+            network = await opened(
+                spec.network, channel, outside, undo, env=spec.env, owner=can.guest_user
+            )
             info = described(handle.info, channel, differences)
             sandbox = cls(
-                provider, handle, channel, info, keeper, place, created=True, owns_provider=owns
+                *(provider, handle, channel, info, keeper, place, network),
+                created=True,
+                owns_provider=owns,
             )
             if spec.artifacts and not can.artifacts:
                 await upload(spec.artifacts, Files(sandbox._client, user=can.guest_user))
@@ -176,27 +216,33 @@ class Sandbox:
         return sandbox
 
     @classmethod
-    async def _attach(cls, chosen: str | SandboxProvider, sandbox_id: str) -> Sandbox:
+    async def _attach(
+        cls, chosen: str | SandboxProvider, sandbox_id: str, outside: Outside
+    ) -> Sandbox:
         async with contextlib.AsyncExitStack() as undo:
             provider, owns = await choose(chosen, undo)
             spec, can = SandboxSpec(), provider.capabilities()
             handle = await provider.attach(sandbox_id)
             undo.push_async_callback(finish, handle.aclose)
+            policy, differences = begun_with(handle.info, outside)
             if handle.info.state == "paused":
                 await handle.resume()
             channel = await connect(handle, can.guest_user, spec, undo)
             keeper = kept(handle, channel, spec.lease_s, can, undo)
+            network = await opened(policy, channel, outside, undo, env={}, owner=can.guest_user)
             undo.pop_all()
-        info = described(handle.info, channel, ())
+        info = described(handle.info, channel, differences)
         place = Places(None).claim()  # it was there before, and takes none from others
         return cls(
-            provider, handle, channel, info, keeper, place, created=False, owns_provider=owns
+            *(provider, handle, channel, info, keeper, place, network),
+            created=False,
+            owns_provider=owns,
         )
 
     @property
     def info(self) -> SandboxInfo:
         """What is known of it; `effective` and `differences` say what really holds."""
-        return self._info
+        return self.network.shown(self._info)
 
     @property
     def home(self) -> str:
@@ -243,10 +289,10 @@ class Sandbox:
             InvalidSpecError: An argument is not possible.
             SandboxError: The sandbox, or the connection, was lost; no exit code is invented.
         """
-        request = request_for(argv, cwd=cwd, env=env, user=user)
+        request = request_for(argv, cwd=cwd, env=self.network.added_to(env), user=user)
         check_run(stdin, timeout_s, max_output_bytes)
         channel = self._open_channel()
-        run = channel.execute if isinstance(channel, Fallback) else _Executor(channel)
+        run = channel.execute if isinstance(channel, Fallback) else partial(execute, channel)
         result = await run(
             request, stdin=stdin, timeout_s=timeout_s, max_output_bytes=max_output_bytes
         )
@@ -285,30 +331,18 @@ class Sandbox:
             ExecStartError: It could not be started.
             UnsupportedError: The image has no Python, and so no guest.
         """
-        request = request_for(argv, cwd=cwd, env=env, user=user)
+        request = request_for(argv, cwd=cwd, env=self.network.added_to(env), user=user)
         if stdin not in (None, PIPE):
             raise InvalidSpecError("stdin must be PIPE or None; exec() takes bytes")
         size = _TERMINAL if pty is True else pty
         if size:
             check_size(*size)
-        client = self._client()
-        channel = client.channel(
-            {
-                **request,
-                "stdin": stdin == PIPE,
-                "pty": list(size) if size else None,
-                "detach": detach,
-            },
-            inputs=(wire.STDIN,),
-            outputs=(wire.STDOUT, wire.STDERR),
-        )
-        process = Process(channel, argv, process_id=client.process_id(channel), detach=detach)
-        try:
-            await channel.started()
-        except BaseException:
-            await process.aclose()
-            raise
-        return process
+        request |= {
+            "stdin": stdin == PIPE,
+            "pty": list(size) if size else None,
+            "detach": detach,
+        }
+        return await start(self._client(), request, argv, None)
 
     async def process(self, process_id: str) -> Process:
         """Take up a detached process that another host has left.
@@ -318,19 +352,8 @@ class Sandbox:
         Raises:
             ExecStartError: There is no detached process of this id; code `not_found`.
         """
-        client = self._client()
-        channel = client.channel(
-            {"op": "adopt", "process": process_id},
-            inputs=(wire.STDIN,),
-            outputs=(wire.STDOUT, wire.STDERR),
-        )
-        process = Process(channel, [process_id], process_id=process_id, detach=True)
-        try:
-            await channel.started()
-        except BaseException:
-            channel.close()
-            raise
-        return process
+        request = {"op": "adopt", "process": process_id}
+        return await start(self._client(), request, [process_id], process_id)
 
     # time and copies
 
@@ -343,7 +366,7 @@ class Sandbox:
         Raises:
             UnsupportedError: The backend cannot.
         """
-        self._can("pause")
+        check_can("pause", self._provider, self.id)
         await run_to_end(self._pause(self._open_channel()), deadline_s=_FREEZE_S)
 
     async def _pause(self, channel: GuestClient | Fallback) -> None:
@@ -393,26 +416,14 @@ class Sandbox:
         Raises:
             UnsupportedError: The backend has no snapshots.
         """
-        self._can("snapshot")
+        check_can("snapshot", self._provider, self.id)
         self._open_channel()
-        chosen = name if name is not None else f"sandboxkit-{secrets.token_hex(6)}"
-        if not _SNAPSHOT_NAME.fullmatch(chosen):
-            raise InvalidSpecError(f"{chosen!r} is not 1 to 63 letters, digits and '-'")
-        return await self._handle.snapshot(chosen)
+        return await self._handle.snapshot(snapshot_name(name))
 
     async def _expose(self, port: int) -> Exposed:
-        self._can("expose")
+        check_can("expose", self._provider, self.id)
         self._open_channel()
         return await self._handle.expose(port)
-
-    def _can(self, op: str) -> None:
-        if not getattr(self._provider.capabilities(), op):
-            raise UnsupportedError(
-                f"{self._info.provider} cannot {op}",
-                op=op,
-                provider=self._info.provider,
-                sandbox_id=self.id,
-            )
 
     # the end
 
@@ -447,6 +458,7 @@ class Sandbox:
     async def _destroy(self) -> None:
         try:
             await self._keeper.stop()
+            await self.network.aclose()
             await close(self._channel, say_bye=False, keep_s=None)
             await self._handle.destroy()
         finally:
@@ -463,6 +475,7 @@ class Sandbox:
     async def _let_go(self, keep_s: float | None) -> None:
         try:
             await self._keeper.stop()
+            await self.network.aclose()
             await close(self._channel, say_bye=True, keep_s=keep_s)
             if keep_s is not None:
                 await self._keeper.keep_for(keep_s)
@@ -485,13 +498,3 @@ class Sandbox:
         if isinstance(channel, Fallback):
             refuse("this")
         return channel
-
-
-class _Executor:
-    """`execute` with a client, in the shape of `Fallback.execute`."""
-
-    def __init__(self, client: GuestClient) -> None:
-        self._client = client
-
-    async def __call__(self, request: Mapping[str, Any], **options: Any) -> ExecResult:
-        return await execute(self._client, request, **options)

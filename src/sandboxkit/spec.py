@@ -25,6 +25,8 @@ OWNER_LABEL = "sandboxkit.owner"
 KEY_LABEL = "sandboxkit.key"
 CREATED_LABEL = "sandboxkit.created"
 EXPIRES_LABEL = "sandboxkit.expires"
+NETWORK_LABEL = "sandboxkit.network"
+"""`allow` where a list of hosts is kept by the host that created the sandbox."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 USER_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -148,6 +150,11 @@ class NetworkPolicy(Value):
         if native and info.data.get("mode") != "allow":
             raise ValueError("there is nothing to filter without the mode 'allow'")
         return native
+
+    @property
+    def by_gateway(self) -> bool:
+        """Whether the gateway keeps it; then the backend gives no network at all."""
+        return self.mode == "allow" and not self.native
 
 
 class Artifact(Value):

@@ -250,6 +250,39 @@ class Process:
         await self.aclose()
 
 
+async def start(
+    client: GuestClient, request: Mapping[str, Any], name: Sequence[str], process_id: str | None
+) -> Process:
+    """Start a program, or take up a detached one.
+
+    Args:
+        client: The way into the sandbox.
+        request: What the guest is asked.
+        name: The command, or what there is to call it.
+        process_id: The id of a process that exists; None for a new one.
+
+    Raises:
+        ExecStartError: It could not be started, or there is none of this id.
+    """
+    channel = client.channel(request, inputs=(wire.STDIN,), outputs=(wire.STDOUT, wire.STDERR))
+    known = process_id is not None
+    process = Process(
+        channel,
+        name,
+        process_id=process_id if process_id is not None else client.process_id(channel),
+        detach=known or bool(request.get("detach")),
+    )
+    try:
+        await channel.started()
+    except BaseException:
+        if known:  # it is not ours to end
+            channel.close()
+        else:
+            await process.aclose()
+        raise
+    return process
+
+
 def request_for(
     argv: Sequence[str],
     *,

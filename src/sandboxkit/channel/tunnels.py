@@ -121,38 +121,47 @@ class Ports:
         Raises:
             ExecStartError: The port in the sandbox is taken.
         """
-        for number in (port or 1, host_port):
-            _check_port(number)
-        tasks = _Tasks()
+        async with reverse(self._client(), port, host, host_port) as address:
+            yield address
 
-        async def serve(channel: RemoteChannel) -> None:
-            try:
-                with anyio.fail_after(_DIAL_S):
-                    reader, writer = await asyncio.open_connection(host, host_port)
-            except (OSError, TimeoutError):
-                channel.close(reset=True)
-                return
-            try:
-                await _Pump(channel, reader, writer).run()
-            except (SandboxError, OSError):
-                _reset(writer)
-            finally:
-                channel.close(reset=channel.done is None)
-                writer.close()
 
-        listener = self._client().channel(
-            {"op": "listen", "host": "127.0.0.1", "port": port},
-            on_accept=lambda channel: tasks.start(serve(channel)),
-        )
+@contextlib.asynccontextmanager
+async def reverse(
+    client: GuestClient, port: int, host: str, host_port: int
+) -> AsyncGenerator[Address]:
+    """What `Ports.reverse` does, with a client."""
+    for number in (port or 1, host_port):
+        _check_port(number)
+    tasks = _Tasks()
+
+    async def serve(channel: RemoteChannel) -> None:
         try:
-            reply = await listener.started()
-            given = reply.get("port")
-            if type(given) is not int or not 1 <= given <= _LAST_PORT:
-                raise ProtocolError(f"the guest sent {given!r} as a port")
-            yield Address("127.0.0.1", given)
+            with anyio.fail_after(_DIAL_S):
+                reader, writer = await asyncio.open_connection(host, host_port)
+        except (OSError, TimeoutError):
+            channel.close(reset=True)
+            return
+        try:
+            await _Pump(channel, reader, writer).run()
+        except (SandboxError, OSError):
+            _reset(writer)
         finally:
-            listener.close()
-            await tasks.aclose()
+            channel.close(reset=channel.done is None)
+            writer.close()
+
+    listener = client.channel(
+        {"op": "listen", "host": "127.0.0.1", "port": port},
+        on_accept=lambda channel: tasks.start(serve(channel)),
+    )
+    try:
+        reply = await listener.started()
+        given = reply.get("port")
+        if type(given) is not int or not 1 <= given <= _LAST_PORT:
+            raise ProtocolError(f"the guest sent {given!r} as a port")
+        yield Address("127.0.0.1", given)
+    finally:
+        listener.close()
+        await tasks.aclose()
 
 
 class _Tasks:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from sandboxkit.errors import InvalidSpecError
 from sandboxkit.gateway.hosts import HostError, Rule, parse_rule
+from sandboxkit.spec import NetworkPolicy
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -74,6 +75,56 @@ class Secret:
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError(f"the secret {self.name} cannot be pickled or copied")
+
+
+def check_secrets(secrets: Sequence[Secret], policy: NetworkPolicy, env: Mapping[str, str]) -> None:
+    """Check secrets against what else a sandbox shall have.
+
+    Args:
+        secrets: The secrets.
+        policy: The sandbox's policy.
+        env: The sandbox's own variables.
+
+    Raises:
+        InvalidSpecError: Two have one name, a variable has it as well, or the policy does
+            not lead to all hosts of a secret through the gateway.
+    """
+    names = [secret.name for secret in secrets]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidSpecError(f"two secrets have the same name, {name}")
+        if name in env:
+            raise InvalidSpecError(f"{name} is both a secret and a variable of env; leave one out")
+    allowed = [parse_rule(entry) for entry in policy.hosts]
+    missing = [
+        f"{rule} for {secret.name}"
+        for secret in secrets
+        for rule in secret.rules
+        if not (policy.by_gateway and _allows(allowed, rule))
+    ]
+    if not missing:
+        return
+    why = (
+        "the list of allowed hosts lacks them"
+        if policy.by_gateway
+        else f"network={policy.mode!r}{' (native)' if policy.native else ''} does not lead "
+        "through the gateway"
+    )
+    raise InvalidSpecError(
+        f"no secret can reach {', '.join(missing)}: {why}. "
+        "Add the hosts to NetworkPolicy.allow([...])"
+    )
+
+
+def _allows(allowed: Sequence[Rule], wanted: Rule) -> bool:
+    host = f"x.{wanted.host}" if wanted.subdomains else wanted.host
+    ports = {
+        port
+        for rule in allowed
+        if rule.names(host) and (rule.subdomains or not wanted.subdomains)
+        for port in rule.ports
+    }
+    return ports.issuperset(wanted.ports)
 
 
 def _rule(name: str, entry: str) -> Rule:
