@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID, uuid4
 
 from sandboxkit.agents.base import Agent, Conversation, RunResult, Usage
-from sandboxkit.agents.events import Finished
+from sandboxkit.agents.events import Finished, NetworkRefusal
 from sandboxkit.agents.registry import agents
 from sandboxkit.agents.stream import EventStream, Turn
 from sandboxkit.concurrency import run_to_end
@@ -22,13 +23,18 @@ from sandboxkit.sandbox import Sandbox
 from sandboxkit.spec import SandboxSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from sandboxkit.agents.events import Event
     from sandboxkit.failover import OneProvider
+    from sandboxkit.gateway.decisions import Decision
     from sandboxkit.gateway.model.meter import Price
+    from sandboxkit.gateway.secrets import Secret
+    from sandboxkit.gateway.settings import Gateway
     from sandboxkit.progress import Listener
 
 _CLOSE_S = 180.0
+_REFUSALS = 100  # that wait for the next event; then the oldest is dropped
 
 
 class Session:
@@ -58,6 +64,8 @@ class Session:
         models: Patterns such as `claude-haiku-*` of the models that may be asked for; None
             is all.
         prices: Prices of the user's own, by model; they win.
+        secrets: Values that the sandbox never has; as for `Sandbox.create`.
+        gateway: How the gateway reaches the world; likewise.
         **spec_fields: Single fields of the spec, as for `Sandbox.create`.
 
     Attributes:
@@ -85,18 +93,26 @@ class Session:
         budget: Budget | Sequence[Budget] = (),
         models: Sequence[str] | None = None,
         prices: Mapping[str, Price] | None = None,
+        secrets: Sequence[Secret] = (),
+        gateway: Gateway | None = None,
         **spec_fields: Any,
     ) -> None:
         if id is not None and resume is not None:
             raise InvalidSpecError("give either id, for a new conversation, or resume; not both")
-        if isinstance(provider, Sandbox) and (spec is not None or spec_fields):
+        if isinstance(provider, Sandbox) and (
+            spec is not None or spec_fields or secrets or gateway
+        ):
             raise InvalidSpecError(
-                "a Sandbox was given: it is as it is, and cannot take a spec or its fields"
+                "a Sandbox was given: it is as it is, and cannot take a spec or its fields, "
+                "secrets or a gateway"
             )
         self._provider = provider
         self._chosen_agent = agent
         self._spec = spec
         self._spec_fields = spec_fields
+        self._secrets, self._gateway = secrets, gateway
+        self._refused: deque[Decision] = deque(maxlen=_REFUSALS)
+        self._unlisten: Callable[[], None] | None = None
         self._on_progress = on_progress
         self._wait_s = wait_s
         budgets = (budget,) if isinstance(budget, Budget) else tuple(budget)
@@ -167,9 +183,15 @@ class Session:
             spec = await self._agent.prepare(spec)
             began = time.monotonic()
             self._sandbox = await Sandbox.create(
-                self._provider, spec=spec, on_progress=self._on_progress, wait_s=self._wait_s
+                self._provider,
+                spec=spec,
+                on_progress=self._on_progress,
+                wait_s=self._wait_s,
+                secrets=self._secrets,
+                gateway=self._gateway,
             )
             self.create_s = time.monotonic() - began
+        self._unlisten = self._sandbox.network.listen(self._decided)
         try:
             await self._connected()
         except BaseException:
@@ -269,6 +291,18 @@ class Session:
             if result.cost_usd is not None:
                 self.cost_usd = (self.cost_usd or 0.0) + result.cost_usd
 
+    def noticed(self) -> Sequence[Event]:
+        """See `sandboxkit.agents.stream.Owner`."""
+        refused = list(self._refused)
+        self._refused.clear()
+        return [
+            NetworkRefusal(one.method, one.host, one.port, one.reason, raw=one) for one in refused
+        ]
+
+    def _decided(self, decision: Decision) -> None:
+        if not decision.allowed:
+            self._refused.append(decision)
+
     async def discard(self, conversation: Conversation) -> None:
         """See `sandboxkit.agents.stream.Owner`."""
         if self._conversation is conversation:
@@ -291,6 +325,8 @@ class Session:
 
     async def _close(self) -> None:
         conversation, self._conversation = self._conversation, None
+        if self._unlisten is not None:
+            self._unlisten()
         owned = self._sandbox is not None and self._sandbox is not self._provider
         try:
             if conversation is not None:

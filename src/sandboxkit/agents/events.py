@@ -101,6 +101,26 @@ class Retry(_Event):
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkRefusal(_Event):
+    """The gateway has refused something that the sandbox asked for, this agent or another program.
+
+    It comes before the agent's own next event; `sandbox.network.refusals()` tells at once.
+    `raw` is the gateway's `Decision`.
+
+    Attributes:
+        method: `CONNECT`, the method of a plain HTTP request, or `TLS`.
+        host: The host that was asked for; empty where none could be read.
+        port: The port; 0 likewise.
+        reason: Why, as the agent was told it.
+    """
+
+    method: str
+    host: str
+    port: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Notice(_Event):
     """Anything else that the agent reports.
 
@@ -125,5 +145,13 @@ class Finished(_Event):
 
 
 Event: TypeAlias = (
-    TextDelta | ThinkingDelta | Message | ToolCall | ToolResult | Retry | Notice | Finished
+    TextDelta
+    | ThinkingDelta
+    | Message
+    | ToolCall
+    | ToolResult
+    | Retry
+    | NetworkRefusal
+    | Notice
+    | Finished
 )

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import weakref
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
@@ -38,6 +39,10 @@ class Owner(Protocol):
         """The turn is over; `result` is None where the agent gave none."""
         ...
 
+    def noticed(self) -> Sequence[Event]:
+        """What has happened beside the agent, and was not said before."""
+        ...
+
     async def discard(self, conversation: Conversation) -> None:
         """The conversation cannot be used any more."""
         ...
@@ -57,6 +62,7 @@ class Turn:
         self._events: AsyncGenerator[Event] | None = None
         self._settling: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._held: deque[Event] = deque()
         self._over = False
         self.left = False
 
@@ -66,6 +72,8 @@ class Turn:
         Raises:
             StopAsyncIteration: There are no more.
         """
+        if self._held and not self.left:
+            return self._held.popleft()
         if self._over or self.left:
             raise StopAsyncIteration
         try:
@@ -84,7 +92,8 @@ class Turn:
             self._over = True
             self._owner.finished(self, event.result)
             await self._events.aclose()
-        return event
+        self._held.extend((*self._owner.noticed(), event))
+        return self._held.popleft()
 
     async def _failed(self) -> None:
         self._over = True
