@@ -135,6 +135,37 @@ async def test_a_log_that_is_refused_for_good_is_a_lost_connection(
         await handle.destroy()
 
 
+# Has the service's reader of stdout end after the program, with what it has not read.
+_LOSE = """
+pkill -STOP -f '^cat out'
+echo lost
+(while kill -0 $PPID; do sleep 0.05; done; pkill -KILL -f '^cat out') >/dev/null 2>&1 &
+"""
+
+
+async def test_a_log_without_its_end_is_no_output(provider: DaytonaProvider) -> None:
+    handle = await provider.create(new())
+    try:
+        channel = await handle.spawn(Command(("sh", "-c", _LOSE)))
+        with anyio.fail_after(30), pytest.raises(ConnectionLostError, match="end of its output"):
+            await everything(channel)
+        await channel.aclose()
+    finally:
+        await handle.destroy()
+
+
+async def test_what_a_killed_shell_has_said_is_all_there_is(provider: DaytonaProvider) -> None:
+    handle = await provider.create(new())
+    try:
+        channel = await handle.spawn(Command(("sh", "-c", "echo said; kill -KILL $PPID")))
+        with anyio.fail_after(30):
+            assert (await everything(channel)).startswith(b"said\n")
+            assert await channel.wait() == 137
+        await channel.aclose()
+    finally:
+        await handle.destroy()
+
+
 async def test_a_log_that_falls_silent_is_noticed(
     provider: DaytonaProvider, daytona: DaytonaEmulator
 ) -> None:

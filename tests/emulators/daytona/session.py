@@ -16,7 +16,8 @@ MARKS = {1: b"\x01\x01\x01", 2: b"\x02\x02\x02"}
 
 _SHELL = ["/bin/sh", "-c", "command -v bash >/dev/null && exec bash; exec sh"]
 # Connects the FIFOs of a command with the streams of this program. The last cat is who
-# holds the FIFO of stdin open.
+# holds the FIFO of stdin open. It ends with the session: of a program that has ended,
+# Docker throws away what nobody has read for 2 s.
 _PUMP = """
 umask 077
 mkdir -p "$1" && cd "$1" && head -c "$2" > cmd.sh && mkfifo in out err || exit 1
@@ -24,6 +25,8 @@ echo ready
 cat out & cat err >&2 &
 cat > in
 wait
+printf '%s\\n' "$3"; printf '%s\\n' "$3" >&2
+exec sleep 1000000
 """
 # SIGTERM to a session's groups and descendants, SIGKILL to what is left 5 s later.
 _END = """
@@ -81,6 +84,30 @@ class Labelled:
         return self._mark + rest + b"\n" if rest else b""
 
 
+class Pumped:
+    """One stream of the pump, up to where the command's has ended."""
+
+    def __init__(self, fd: int, end: bytes) -> None:
+        self.over = False
+        self._labelled = Labelled(fd)
+        self._end = end
+        self._held = b""  # perhaps the start of the end
+
+    def feed(self, data: bytes) -> bytes:
+        """What is complete now."""
+        data, self._held = self._held + data, b""
+        at = data.rfind(self._end[:1])
+        if at >= 0 and self._end.startswith(data[at:]):
+            data, self._held = data[:at], data[at:]
+            self.over = self._held == self._end
+        return self._labelled.feed(data)
+
+    def end(self) -> bytes:
+        """The last line, which gets the newline that it lacks."""
+        rest = b"" if self.over else self._held
+        return self._labelled.feed(rest) + self._labelled.end()
+
+
 class SessionCommand:
     """One command of a session.
 
@@ -100,6 +127,7 @@ class SessionCommand:
         self._echo = echo
         self.ended = False
         self._news = asyncio.Event()
+        self._end = f"\x1e{self.id}"
         self._pump: Program | None = None
         self._reading: asyncio.Task[None] | None = None
 
@@ -126,7 +154,7 @@ class SessionCommand:
     async def prepare(self, machine: Machine, directory: str, user: str) -> int:
         """Make its files and connect its streams; the pid of the program that does."""
         script = self.text.encode()
-        argv = ["/bin/sh", "-c", _PUMP, "pump", directory, str(len(script))]
+        argv = ["/bin/sh", "-c", _PUMP, "pump", directory, str(len(script)), self._end]
         pump = await machine.start(argv, user=user)
         self._pump = pump
         await pump.send(script)
@@ -143,10 +171,13 @@ class SessionCommand:
         return pump.pid
 
     async def _read(self, pump: Program, first: bytes) -> None:
-        streams = {fd: Labelled(fd) for fd in MARKS}
+        streams = {fd: Pumped(fd, f"{self._end}\n".encode()) for fd in MARKS}
         self._append(streams[1].feed(first))
         with contextlib.suppress(SandboxError, MachineGone):
-            while (output := await pump.receive()) is not None:
+            while not all(stream.over for stream in streams.values()):
+                output = await pump.receive()
+                if output is None:
+                    break
                 self._append(streams[output.fd].feed(output.data))
         for stream in streams.values():
             self._append(stream.end())

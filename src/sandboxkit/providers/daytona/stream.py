@@ -40,6 +40,7 @@ _ATTEMPTS: Final = 4  # to take the log up again, without a byte in between
 _PAUSE_S: Final = 0.1
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.05, 1.0
 _CLOSE_S: Final = 1.0
+_NO_SHELL: Final = 126  # and above: it could not be started, or a signal has ended it
 
 
 class SessionChannel(ByteChannel):
@@ -159,8 +160,12 @@ class SessionChannel(ByteChannel):
     async def _read_log(self) -> bool:
         """Read one connection to its end; whether that was the end of the output.
 
-        Our end marks tell. Without them (the program's shell was killed), it is the end
-        if the service says so of a program that has ended, and a second look agrees.
+        Our end marks tell. Without them it is the end if the service says so of a program
+        whose shell was killed or has started nothing, and a second look agrees.
+
+        Raises:
+            ConnectionLostError: The program's shell has ended with its marks, and they are
+                not in the log: neither is what stood before them.
         """
         before = self._seen
         try:
@@ -170,7 +175,12 @@ class SessionChannel(ByteChannel):
             return False
         if self._reader.finished:
             return True
-        return await self._program.exit_code() is not None and self._seen == before
+        code = await self._program.exit_code()
+        if code is None or self._seen != before:
+            return False
+        if code < _NO_SHELL:
+            raise self._lost("before the end of its output, which the service has not kept")
+        return True
 
     async def _read_connection(self) -> None:
         """Read until the service ends the log in so many words, or our end marks come."""
