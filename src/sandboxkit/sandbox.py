@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from sandboxkit.admission import admit, for_backend
 from sandboxkit.channel.client import GuestClient
-from sandboxkit.channel.fallback import Fallback, FallbackFiles, refuse
+from sandboxkit.channel.fallback import Fallback, refuse
+from sandboxkit.channel.fallback_files import FallbackFiles
 from sandboxkit.channel.files import Files
 from sandboxkit.channel.process import (
     PIPE,

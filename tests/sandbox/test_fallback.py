@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import docker
 import pytest
 
 import sandboxkit as sk
 from sandboxkit.errors import CommandFailedError, FileError, UnsupportedError
+from sandboxkit.providers.docker import DockerProvider
 from sandboxkit.providers.registry import providers
+from sandboxkit.testing.conformance.wires import WiredProvider
 
-TAG = "sandboxkit-tests/no-python:latest"
+if TYPE_CHECKING:
+    from tests.emulators.daytona import DaytonaEmulator
+
+TAG = "sandboxkit-tests/no-python:1"
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +46,19 @@ def image(engine: str) -> Generator[str]:
     client.close()
 
 
+@pytest.fixture(params=["binary", "text_lines"])
+async def sandbox(image: str, request: pytest.FixtureRequest) -> AsyncGenerator[sk.Sandbox]:
+    """One on a connection that carries all bytes, or lines of text alone."""
+    wired = WiredProvider(DockerProvider(), request.param)
+    async with sk.Sandbox.create(wired, image=image, env={"COLOUR": "blue"}) as sandbox:
+        yield sandbox
+    await wired.aclose()
+    assert wired.foreign() == []
+
+
 @pytest.fixture
-async def sandbox(image: str) -> AsyncGenerator[sk.Sandbox]:
-    async with sk.Sandbox.create("docker", image=image, env={"COLOUR": "blue"}) as sandbox:
+async def at_daytona(image: str, daytona: DaytonaEmulator) -> AsyncGenerator[sk.Sandbox]:
+    async with sk.Sandbox.create("daytona", image=image) as sandbox:
         yield sandbox
 
 
@@ -84,10 +99,75 @@ async def test_files_are_written_and_read_back(sandbox: sk.Sandbox) -> None:
     await sandbox.files.write("deep/down/a file'", content)
     assert await sandbox.files.read("deep/down/a file'") == content
     await sandbox.files.move("deep/down/a file'", "b")
-    await sandbox.files.remove("deep")
+    await sandbox.files.remove("deep", recursive=True)
     assert await sandbox.files.read("b") == content
     with pytest.raises(FileError, match="missing"):
         await sandbox.files.read("missing")
+
+
+async def test_a_file_is_written_as_was_asked(sandbox: sk.Sandbox) -> None:
+    files = sandbox.files
+    await files.write("log", b"one\xff", mode=0o600)
+    await files.write("log", b"\0two", append=True)
+    assert await files.read("log") == b"one\xff\0two"
+    await sandbox.sh("ln -s log link", check=True)
+    await files.write("link", "new")
+    assert (await sandbox.sh("cat log; stat -c %a log; ls")).text == "new600\nlink\nlog\n"
+    for refused in (
+        files.write("log", "no", exclusive=True),
+        files.write("no/such/file", "no", parents=False),
+        files.make_dir("log", exist_ok=False),
+        files.move("link", "log"),
+    ):
+        with pytest.raises(FileError):
+            await refused
+    assert await files.read("log") == b"new"
+
+
+async def test_only_what_was_asked_is_removed(sandbox: sk.Sandbox) -> None:
+    await sandbox.files.write("full/file", "kept")
+    with pytest.raises(FileError):
+        await sandbox.files.remove("full")
+    assert await sandbox.files.read("full/file") == b"kept"
+    await sandbox.files.remove("full", recursive=True)
+    await sandbox.files.remove("full", missing_ok=True)
+    with pytest.raises(FileError):
+        await sandbox.files.remove("full")
+
+
+async def test_every_byte_crosses_a_cloud_that_carries_text(at_daytona: sk.Sandbox) -> None:
+    assert at_daytona.info.guest is False
+    content = bytes(range(256)) * 500 + b"\1\1\1\2\2\2\x1e"
+    await at_daytona.files.write("all", content)
+    assert await at_daytona.files.read("all") == content
+    result = await at_daytona.sh("cat; cat all >&2; exit 3", stdin=content)
+    assert (result.stdout, result.stderr, result.exit_code) == (content, content, 3)
+    result = await at_daytona.sh("printf first; sleep 347", timeout_s=1)
+    assert (result.stdout, result.timed_out) == (b"first", True)
+    assert "347" not in (await at_daytona.sh("ps -eo args | grep '[s]leep 3' || true")).text
+
+
+async def test_an_image_that_can_carry_no_bytes_is_refused(
+    image: str, engine: str, daytona: DaytonaEmulator
+) -> None:
+    client: Any = docker.DockerClient(base_url=engine)
+    container = client.containers.create(
+        image, ["/bin/sh", "-c", "rm /usr/bin/base64"], user="0", entrypoint=""
+    )
+    tag = f"{TAG}-nor-base64"
+    try:
+        container.start()
+        assert container.wait()["StatusCode"] == 0
+        container.commit(*tag.split(":"))
+    finally:
+        container.remove(force=True)
+    try:
+        with pytest.raises(UnsupportedError, match="base64"):
+            await sk.Sandbox.create("daytona", image=tag)
+        assert daytona.sandboxes() == set()
+    finally:
+        client.images.remove(tag, force=True)
+        client.close()
 
 
 async def test_what_needs_the_guest_is_refused_with_the_remedy(

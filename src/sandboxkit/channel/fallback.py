@@ -1,25 +1,30 @@
 """Without the guest: for images that have no Python.
 
 Commands run by the backend's own `spawn`, files by small shell scripts. What needs
-the guest (spawn, streams, tunnels, detached processes) is refused by name.
+the guest (spawn, streams, tunnels, detached processes) is refused by name. Over a
+connection that carries lines of text alone, bytes cross as base64, both ways.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import math
-import shlex
 import signal as signals
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import anyio
 
-from sandboxkit.channel.files import Files
 from sandboxkit.channel.process import Capture, ExecResult
-from sandboxkit.channel.remote import RemoteChannel, Sink
 from sandboxkit.concurrency import run_to_end
-from sandboxkit.errors import FileError, SandboxError, UnsupportedError
+from sandboxkit.errors import (
+    OperationTimeoutError,
+    ProtocolError,
+    SandboxError,
+    UnsupportedError,
+)
 from sandboxkit.providers.base import ByteChannel, Command, Difference, SandboxHandle
 
 _KILL_S = 10.0
@@ -29,13 +34,26 @@ _PIECE = 64 * 1024
 # Says its number on stderr before it becomes the command, so that it can be ended.
 _WRAPPER = 'echo "$$" >&2; if [ -n "$1" ]; then cd "$1" || exit 126; fi; shift; exec "$@"'
 
-_SCRIPTS = {
-    "read": "cat -- {path}",
-    "write": "mkdir -p -- {parent} && cat > {path}",
-    "make_dir": "mkdir -p -- {path}",
-    "remove": "rm -r -- {path}",
-    "move": "mv -- {path} {target}",
-}
+# The same with all three streams in base64, save the number, which must come at once. The
+# command is a session of its own where that can be had, so that what ends it leaves the
+# encoders alone. 3 and 4 are the connection's stdout and stderr, 5 takes the exit code, and
+# 6 is the pipe of stdout.
+_INNER = """\
+echo "$$" >&4; exec 4>&-; if [ -n "$1" ]; then cd "$1" || exit 126; fi; shift; exec "$@"
+"""
+_ENCODED = """\
+exec 3>&1 4>&2 2>/dev/null
+inner=$1; shift
+if command -v setsid; then apart=setsid; else apart=; fi >&2
+code=$(
+  exec 5>&1
+  { { { base64 -d | $apart /bin/sh -c "$inner" sh "$@" 2>&1 >&6 3>&- 5>&- 6>&-
+        echo "$?" >&5; } 3>&- | base64 >&4 3>&- 5>&- 6>&-; } 6>&1 | base64 >&3 4>&- 5>&-; }
+)
+exit "$code"
+"""
+_PROBE = "command -v base64"
+_TO_LINES = 57 * 1024  # bytes: whole lines of base64
 
 
 NO_GUEST = tuple(
@@ -75,6 +93,7 @@ class Fallback:
         self._keeper = keeper
         self._env = env
         self._workdir = workdir
+        self._encoded = False
 
     async def aclose(self) -> None:
         """Let go of the sandbox's main program."""
@@ -82,14 +101,28 @@ class Fallback:
             await self._keeper.aclose()
 
     async def check(self) -> None:
-        """See that commands can be run at all.
+        """See that commands can be run, and that their bytes can cross.
 
         Raises:
+            UnsupportedError: Only text can cross, and the image has no `base64`.
             SandboxError: They cannot: the image has no shell, or is for another platform.
         """
-        request: dict[str, Any] = {"argv": ["/bin/sh", "-c", ":"], "cwd": "/", "env": {}}
-        request["user"] = None
-        await self.execute(request, stdin=None, timeout_s=_CHECK_S, max_output_bytes=_PIECE)
+        stream = await self._handle.spawn(Command(("/bin/sh", "-c", _PROBE)))
+        try:
+            with anyio.fail_after(_CHECK_S):
+                await _converse(stream, (), Capture(_PIECE))
+                code = await stream.wait()
+        except TimeoutError as error:
+            raise OperationTimeoutError(f"no command ended within {_CHECK_S:g} s") from error
+        finally:
+            await stream.aclose()
+        self._encoded = stream.encoding == "text_lines"
+        if self._encoded and code != 0:
+            raise UnsupportedError(
+                "the image has neither Python 3.8 or later nor `base64`, and this backend "
+                "carries only text: use another image, or add python3 to it",
+                code="no_guest",
+            )
 
     async def execute(
         self,
@@ -101,19 +134,20 @@ class Fallback:
     ) -> ExecResult:
         """Run a command to its end, as `process.execute` does where there is a guest."""
         began = time.monotonic()
-        capture = _Capture(max_output_bytes)
+        capture = _Capture(max_output_bytes, encoded=self._encoded)
         cwd = str(request["cwd"] or self._workdir)
-        argv = ("/bin/sh", "-c", _WRAPPER, "sh", cwd, *request["argv"])
+        scripts = (_ENCODED, "sh", _INNER) if self._encoded else (_WRAPPER, "sh")
+        argv = ("/bin/sh", "-c", *scripts, cwd, *request["argv"])
         env = {**self._env, **request["env"]}
         stream = await self._handle.spawn(Command(argv, env=env, user=request["user"]))
         try:
             with anyio.move_on_after(math.inf if timeout_s is None else timeout_s) as scope:
-                await _converse(stream, stdin, capture)
+                await _converse(stream, self._pieces(stdin or b""), capture)
             timed_out = scope.cancelled_caught
             if timed_out:
                 await run_to_end(self._kill(capture.pid, request["user"]), deadline_s=_KILL_S)
                 with anyio.move_on_after(_KILL_S):
-                    await _converse(stream, None, capture)
+                    await _converse(stream, (), capture)
             with anyio.fail_after(_KILL_S):
                 code = await stream.wait()
         except BaseException:
@@ -131,6 +165,12 @@ class Fallback:
             duration_s=time.monotonic() - began,
             argv=tuple(request["argv"]),
         )
+
+    def _pieces(self, stdin: bytes) -> Iterator[bytes]:
+        size = _TO_LINES if self._encoded else _PIECE
+        for at in range(0, len(stdin), size):
+            piece = stdin[at : at + size]
+            yield base64.encodebytes(piece) if self._encoded else piece
 
     async def _kill(self, pid: int | None, user: str | None) -> None:
         if pid is None:
@@ -151,8 +191,10 @@ class Fallback:
 class _Capture(Capture):
     """Keeps the output, save the first line of stderr: the process's number."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, encoded: bool) -> None:
         super().__init__(limit)
+        self._encoded = encoded
+        self._begun = {1: b"", 2: b""}  # lines of base64 that have not ended
         self._first: bytes | None = b""
         self.pid: int | None = None
 
@@ -164,14 +206,22 @@ class _Capture(Capture):
                 return
             self._first, data = None, rest
             self.pid = int(line) if line.isdigit() else None
-        super().__call__(stream, data)
+        super().__call__(stream, self._decoded(stream, data) if self._encoded else data)
+
+    def _decoded(self, stream: int, data: bytes) -> bytes:
+        lines, _, rest = (self._begun[stream] + data).rpartition(b"\n")
+        self._begun[stream] = rest
+        try:
+            return binascii.a2b_base64(lines.replace(b"\n", b""), strict_mode=True)
+        except binascii.Error as error:
+            raise ProtocolError(f"{lines[:100]!r} came where base64 was to come") from error
 
 
-async def _converse(stream: ByteChannel, stdin: bytes | None, capture: Capture) -> None:
+async def _converse(stream: ByteChannel, stdin: Iterable[bytes], capture: Capture) -> None:
     async def feed() -> None:
         try:
-            for at in range(0, len(stdin or b""), _PIECE):
-                await stream.send((stdin or b"")[at : at + _PIECE])
+            for piece in stdin:
+                await stream.send(piece)
             await stream.send_eof()
         except SandboxError:
             return  # it ended without reading its input
@@ -181,35 +231,3 @@ async def _converse(stream: ByteChannel, stdin: bytes | None, capture: Capture) 
         while (output := await stream.receive()) is not None:
             capture(output.fd, output.data)
         tasks.cancel_scope.cancel()
-
-
-class FallbackFiles(Files):
-    """What of `Files` can be done by a shell."""
-
-    def __init__(self, fallback: Fallback) -> None:
-        super().__init__(lambda: refuse("this file operation"))
-        self._fallback = fallback
-
-    def _open(self, request: Mapping[str, Any], sink: Sink | None) -> RemoteChannel:  # noqa: ARG002
-        refuse(f"files.{request['do']}")
-
-    async def _run(
-        self, request: Mapping[str, Any], *, stdin: bytes = b"", sink: Sink | None = None
-    ) -> dict[str, Any]:
-        script = _SCRIPTS.get(request["do"]) or refuse(f"files.{request['do']}")
-        path = str(request["path"])
-        parent = path.rpartition("/")[0] or "."
-        words = {"path": path, "parent": parent, "target": str(request.get("target"))}
-        line = script.format(**{name: shlex.quote(word) for name, word in words.items()})
-        result = await self._fallback.execute(
-            {"argv": ["/bin/sh", "-c", line], "cwd": None, "env": {}, "user": None},
-            stdin=stdin,
-            timeout_s=None,
-            max_output_bytes=2 * int(request.get("limit") or _PIECE),
-        )
-        if result.exit_code:
-            said = result.stderr.decode("utf-8", "replace").strip()
-            raise FileError(f"{path}: {said}", op=f"files.{request['do']}")
-        if sink is not None:
-            sink(1, result.stdout)
-        return {}
