@@ -42,7 +42,7 @@ _BOOTSTRAP = """\
 import sys
 if sys.version_info < (3, 8):
     print("sandboxkit-no-python"); sys.stdout.flush()
-    if sys.argv[1] == "main": sys.stdin.read()
+    sys.stdin.read()
     sys.exit(127)
 import zlib, binascii
 role = sys.argv[1]
@@ -65,8 +65,9 @@ _PYTHON = (
     "echo sandboxkit-no-python; "
 )
 
-CONNECT: Final = ("/bin/sh", "-c", _PYTHON + "exit 127", _BOOTSTRAP, "connect")
-"""The program that a connection starts in the sandbox."""
+CONNECT: Final = ("/bin/sh", "-c", _PYTHON + "cat >/dev/null; exit 127", _BOOTSTRAP, "connect")
+"""The program that a connection starts in the sandbox. Where there is no Python, it says so,
+and lets the host finish what it is sending."""
 
 MAIN: Final = ("/bin/sh", "-c", _PYTHON + "exec cat >/dev/null", _BOOTSTRAP, "main")
 """The program that a backend may run as the sandbox's own: it becomes the guest, and

@@ -16,6 +16,7 @@ from tests.emulators.daytona.session import Session, SessionCommand
 from tests.emulators.faults import Fault
 
 _FRAME = 1024  # bytes: what the daemon reads of a log at once
+_AHEAD = 32 * _FRAME  # what this one reads
 _KILLED = 137
 
 
@@ -195,9 +196,11 @@ async def _follow(
 ) -> None:
     """Send the log from its first byte until its end, or until nobody listens."""
     breaks = fault if fault is not None and fault.kind in {"cut", "stall"} else None
-    sent = 0
+    sent, ahead = 0, b""
     while not listening.done():
-        frame = bytes(command.log[sent : sent + _FRAME])
+        over = command.over
+        ahead = ahead or command.piece(sent, _AHEAD)
+        frame, ahead = ahead[:_FRAME], ahead[_FRAME:]
         if breaks is not None:
             frame = frame[: breaks.after - sent]
         if frame:
@@ -207,7 +210,7 @@ async def _follow(
             if breaks.kind == "cut" and request.transport is not None:
                 request.transport.abort()
             await asyncio.wait({listening})
-        elif command.over and sent == len(command.log):
+        elif over:
             return
         else:
             news = asyncio.ensure_future(command.changed())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import tempfile
 import uuid
 from collections.abc import Coroutine, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from sandboxkit.errors import SandboxError
 from tests.emulators.daytona.refusals import DAEMON, Refused
@@ -112,7 +114,6 @@ class SessionCommand:
     """One command of a session.
 
     Attributes:
-        log: All that it wrote, as the log stream replays it.
         exit_code: Published when both of its streams have ended.
         ended: Whether the shell has gone on; its streams may still be open.
         over: Whether nothing more will come.
@@ -121,11 +122,12 @@ class SessionCommand:
     def __init__(self, text: str, *, echo: bool) -> None:
         self.id = str(uuid.uuid4())
         self.text = text
-        self.log = bytearray()
         self.exit_code: int | None = None
         self.over = False
         self._echo = echo
         self.ended = False
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - a flood is not for memory
+        self._size = 0
         self._news = asyncio.Event()
         self._end = f"\x1e{self.id}"
         self._pump: Program | None = None
@@ -139,13 +141,17 @@ class SessionCommand:
     def said(self, fd: int) -> str:
         """Its stdout or stderr, so far."""
         mark = MARKS[fd]
-        lines = bytes(self.log).split(b"\n")
+        lines = self.piece(0, self._size).split(b"\n")
         ours = [line.removeprefix(mark) + b"\n" for line in lines if line.startswith(mark)]
         return b"".join(ours).decode(errors="replace")
 
-    async def changed(self) -> None:
-        """Wait for more of its log, or its end."""
-        await self._news.wait()
+    def piece(self, at: int, size: int) -> bytes:
+        """What of its log stands there, if anything does so far."""
+        return b"" if self._log.closed else os.pread(self._log.fileno(), size, at)
+
+    def changed(self) -> Coroutine[Any, Any, Literal[True]]:
+        """Wait for more of its log, or its end, than there was at this call."""
+        return self._news.wait()
 
     def _tell(self) -> None:
         self._news.set()
@@ -183,8 +189,10 @@ class SessionCommand:
             self._append(stream.end())
 
     def _append(self, data: bytes) -> None:
-        if data:
-            self.log += data
+        if data and not self._log.closed:
+            self._log.write(data)
+            self._log.flush()
+            self._size += len(data)
             self._tell()
 
     async def write(self, text: str) -> None:
@@ -232,6 +240,7 @@ class SessionCommand:
                 await self._reading
         if not self.over:
             await self._finish(None)
+        self._log.close()
 
 
 class Session:
