@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -144,6 +145,20 @@ async def test_no_file_of_the_directory_has_a_say(
             "daytona\n"
         )
     await without.aclose()
+
+
+def test_one_provider_serves_one_loop_after_the_other(daytona: DaytonaEmulator) -> None:
+    daytona.faults.clear()
+    provider = DaytonaProvider()
+
+    async def use() -> str:
+        async with Sandbox.create(provider) as sandbox:
+            text = (await sandbox.exec(["id", "-un"])).text
+        await provider.aclose()
+        return text
+
+    assert [asyncio.run(use()) for _ in range(2)] == ["daytona\n"] * 2
+    assert daytona.sandboxes() == set()
 
 
 # one sandbox

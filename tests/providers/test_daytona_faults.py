@@ -16,6 +16,7 @@ from sandboxkit.errors import (
     ProviderUnavailableError,
     SandboxDiedError,
     SandboxError,
+    SandboxNotFoundError,
 )
 from sandboxkit.ownership import owned
 from sandboxkit.providers.base import ByteChannel, Command
@@ -68,6 +69,38 @@ async def test_a_refused_create_says_why(
     if isinstance(caught.value, CapacityError):
         assert caught.value.retry_after_s == 7
     assert daytona.sandboxes() == set()
+
+
+async def test_a_rate_limit_is_waited_for(
+    provider: DaytonaProvider, daytona: DaytonaEmulator
+) -> None:
+    daytona.faults.add(Fault("create", "refuse", times=2, status=429, retry_after=0.1))
+    async with Sandbox.create(provider) as sandbox:
+        assert daytona.sandboxes() == {sandbox.id}
+    assert daytona.faults.calls["create"] == 3
+
+
+async def test_a_create_that_fails_after_its_answer_leaves_nothing(
+    provider: DaytonaProvider, daytona: DaytonaEmulator
+) -> None:
+    daytona.faults.add(Fault("execute", "refuse", status=500))  # who is the user?
+    with pytest.raises(ProviderUnavailableError):
+        await provider.create(new())
+    assert daytona.faults.calls["create"] == 1
+    assert daytona.sandboxes() == set()
+
+
+async def test_a_refused_build_is_told_and_can_be_repeated(
+    provider: DaytonaProvider, daytona: DaytonaEmulator
+) -> None:
+    before = daytona.snapshots()
+    daytona.faults.add(Fault("build", "refuse", status=503))
+    spec = new(image="debian:12.11")
+    with pytest.raises(ProviderUnavailableError):
+        await provider.prepare(spec)
+    assert daytona.snapshots() == before
+    await provider.prepare(spec)
+    assert len(daytona.snapshots() - before) == 1
 
 
 async def test_a_full_account_is_no_room(
@@ -221,6 +254,59 @@ async def test_a_sandbox_that_has_ended_says_so(
         with pytest.raises(SandboxDiedError):
             await use
     await handle.destroy()
+
+
+async def test_a_sandbox_whose_time_is_over_says_so(
+    provider: DaytonaProvider, daytona: DaytonaEmulator
+) -> None:
+    handle = await provider.create(new())
+    daytona.minute_s = 0.1
+    try:
+        with anyio.fail_after(30):
+            while daytona.sandboxes():
+                await anyio.sleep(0.05)
+    finally:
+        daytona.minute_s = 60.0
+    with pytest.raises(SandboxDiedError):
+        await handle.spawn(Command(("true",)))
+    with pytest.raises(SandboxNotFoundError):
+        await provider.attach(handle.info.id)
+    await handle.destroy()
+
+
+@pytest.mark.parametrize("op", ["get", "list", "renew", "snapshot", "expose"])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(429, CapacityError), (503, ProviderUnavailableError)]
+)
+async def test_a_refused_call_is_told_and_can_be_repeated(
+    provider: DaytonaProvider,
+    daytona: DaytonaEmulator,
+    op: str,
+    status: int,
+    kind: type[SandboxError],
+) -> None:
+    handle = await provider.create(new(ports=(8000,)))
+
+    async def call() -> None:
+        match op:
+            case "get":
+                await provider.attach(handle.info.id)
+            case "list":
+                assert [info.id async for info in provider.list({})] == [handle.info.id]
+            case "renew":
+                await handle.renew(60)
+            case "expose":
+                await handle.expose(8000)
+            case _:
+                await provider.remove_snapshot(await handle.snapshot("refused"))
+
+    try:
+        daytona.faults.add(Fault(op, "refuse", status=status))
+        with pytest.raises(kind):
+            await call()
+        await call()
+    finally:
+        await handle.destroy()
 
 
 async def test_a_refused_destroy_is_told_and_can_be_repeated(

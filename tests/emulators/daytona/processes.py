@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shlex
+from typing import Any
 
 from aiohttp import web
 
@@ -214,5 +215,6 @@ async def _follow(
             return
         else:
             news = asyncio.ensure_future(command.changed())
-            await asyncio.wait({listening, news}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {listening, news}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             news.cancel()

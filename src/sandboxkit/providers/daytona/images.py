@@ -10,7 +10,7 @@ import anyio
 
 from sandboxkit.errors import ImageError, SandboxError, SandboxNotFoundError
 from sandboxkit.progress import Progress, report
-from sandboxkit.providers.daytona.failures import PROVIDER, status_of
+from sandboxkit.providers.daytona.failures import PROVIDER, map_errors, status_of
 from sandboxkit.providers.daytona.plan import Build
 from sandboxkit.providers.daytona.v0 import Service, Snapshot
 
@@ -88,7 +88,8 @@ class Images:
         """Wait until a snapshot can be used."""
         if found.state == _ASLEEP:
             await self._service.activate(found.name)
-        with anyio.fail_after(_WAIT_S):
+        url = self._service.client.access.url
+        with map_errors("prepare", url), anyio.fail_after(_WAIT_S):
             while found.state != _READY:
                 if found.state in _FAILED:
                     raise _image_error(f"the snapshot {found.name} has failed: {found.reason}")

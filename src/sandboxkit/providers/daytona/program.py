@@ -1,4 +1,4 @@
-"""One program in a Daytona sandbox, by version 0 of its API: a session with one command."""
+"""Version 0 of Daytona's API: one program in a sandbox, which is a session with one command."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Version 0 of Daytona's API: all that sandboxkit asks of it, and the only calls of its SDK.
+"""Version 0 of Daytona's API: an account and its sandboxes.
 
-The seam for version 2 (`daytona.v2`, package 2.x): it is three classes of this shape,
-`Service`, `Machine` and `Program`, over `process.start`, whose programs have an input
-that ends and a log that can be taken up at an offset.
+With `program.py` it is all that sandboxkit asks of the SDK, and the seam for version 2
+(`daytona.v2`, package 2.x): three classes of this shape, `Service`, `Machine` and
+`Program`, over `process.start`, whose programs have an input that ends and a log that can
+be taken up at an offset. What is above them knows neither version.
 """
 
 from __future__ import annotations
@@ -341,7 +342,8 @@ class Machine:
         except SandboxNotFoundError:
             return
         except SandboxError:
-            with anyio.fail_after(DESTROY_S):
+            url = self.client.access.url
+            with map_errors("destroy", url, self.id), anyio.fail_after(DESTROY_S):
                 if not await self._ends_by_itself():
                     raise
 
