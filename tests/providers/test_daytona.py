@@ -355,14 +355,16 @@ async def test_a_snapshot_tells_which_files_are_in_it(
         await provider.remove_snapshot("snapshot:daytona-small")
 
 
+@pytest.mark.parametrize(("says_no", "reason"), [(True, "tier"), (False, "without it")])
 async def test_a_network_that_the_account_may_not_choose_is_refused(
-    provider: DaytonaProvider, daytona: DaytonaEmulator
+    provider: DaytonaProvider, daytona: DaytonaEmulator, says_no: bool, reason: str
 ) -> None:
-    daytona.settings.tier = 1
+    daytona.settings.tier, daytona.settings.says_no = 1, says_no
     try:
-        with pytest.raises(UnsupportedError, match="tier"):
+        with pytest.raises(UnsupportedError, match=reason):
             await Sandbox.create(provider, network="none")
+        assert daytona.sandboxes() == set()
         async with Sandbox.create(provider, network="open"):
             pass
     finally:
-        daytona.settings.tier = 3
+        daytona.settings.reset()

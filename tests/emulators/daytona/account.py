@@ -32,6 +32,7 @@ class Settings:
         list_lag_s: How long a new sandbox is missing in listings.
         cpu_quota: The cores that all sandboxes together may have; None is no limit.
         tier: The account's; 1 and 2 may not set the network of a sandbox.
+        says_no: Whether they are told so, or get what the tier has without a word.
         events: Whether states are pushed; without, the SDK asks once a second.
     """
 
@@ -40,6 +41,7 @@ class Settings:
     list_lag_s: float = 0.0
     cpu_quota: int | None = None
     tier: int = 3
+    says_no: bool = True
     events: bool = True
 
     def reset(self) -> None:

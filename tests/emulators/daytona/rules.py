@@ -166,7 +166,9 @@ def network_of(account: Account, body: Json) -> tuple[bool, str | None, str | No
         if _DOMAIN.fullmatch(entry) is None:
             raise Refused(400, f'Invalid domain: "{entry}"')
     if account.settings.tier < 3 and (blocked or allowed or domains):
-        raise Refused(403, "Network settings cannot be overridden on this tier")
+        if account.settings.says_no:
+            raise Refused(403, "Network settings cannot be overridden on this tier")
+        return False, None, None
     return blocked, allowed or None, domains or None
 
 
