@@ -28,7 +28,7 @@ from sandboxkit.progress import Progress, listening
 from sandboxkit.providers.base import Command
 from sandboxkit.providers.e2b import E2BProvider
 from sandboxkit.providers.e2b import provider as verbs
-from sandboxkit.spec import Artifact
+from sandboxkit.spec import EXPIRES_LABEL, Artifact
 from tests.emulators.e2b import E2BEmulator
 from tests.emulators.faults import Fault
 from tests.providers.conftest import MakeSpec, run
@@ -43,6 +43,7 @@ async def provider(e2b: E2BEmulator) -> AsyncIterator[E2BProvider]:
     provider = E2BProvider(creates_per_s=None)
     yield provider
     e2b.faults.clear()
+    await nothing_left(e2b)  # whatever went wrong
     await provider.aclose()
 
 
@@ -112,7 +113,7 @@ async def test_a_creation_that_fails_in_its_second_half_leaves_nothing(
     e2b.faults.add(Fault("get", kind, times=SDK_TRIES, status=500))  # type: ignore[arg-type]
     with pytest.raises(ProviderUnavailableError):
         await provider.create(make_spec())
-    await nothing_left(e2b)
+    assert e2b.sandboxes() == set()
 
 
 async def test_a_creation_whose_answer_was_lost_leaves_nothing(
@@ -121,7 +122,6 @@ async def test_a_creation_whose_answer_was_lost_leaves_nothing(
     e2b.faults.add(Fault("create", "lose_answer", times=5))
     with pytest.raises(ProviderUnavailableError):
         await sk.Sandbox.create(provider)
-    await nothing_left(e2b)
 
 
 async def test_a_creation_that_is_too_slow_leaves_nothing(
@@ -132,7 +132,6 @@ async def test_a_creation_that_is_too_slow_leaves_nothing(
     e2b.faults.add(Fault("create", "delay", seconds=2.0))
     with pytest.raises(OperationTimeoutError):
         await sk.Sandbox.create(provider)
-    await nothing_left(e2b)
 
 
 # no service there
@@ -249,6 +248,47 @@ async def test_a_sandbox_that_e2b_has_ended_is_told(
     with pytest.raises(SandboxNotFoundError):
         await provider.attach(handle.info.id)
     await handle.destroy()
+    await handle.destroy()
+
+
+async def test_a_sandbox_whose_time_is_over_is_told(
+    e2b: E2BEmulator, provider: E2BProvider, make_spec: MakeSpec
+) -> None:
+    spec = make_spec()
+    over = {EXPIRES_LABEL: "2025-12-31T23:59:51+00:00"}  # its life-time: a second, with the margin
+    spec = spec.model_copy(update={"labels": {**spec.labels, **over}})
+    handle = await provider.create(spec)
+    channel = await handle.spawn(Command(("sleep", "600")))
+    await handle.renew(60)
+    with anyio.fail_after(20), pytest.raises(ConnectionLostError):
+        await channel.receive()
+    await channel.aclose()
+    await nothing_left(e2b)
+    with pytest.raises(SandboxDiedError):
+        await handle.renew(60)
+    with pytest.raises(SandboxDiedError):
+        await handle.spawn(Command(("true",)))
+    with pytest.raises(SandboxNotFoundError):
+        await provider.attach(handle.info.id)
+
+
+async def test_a_cancelled_call_is_always_told_so(
+    provider: E2BProvider, make_spec: MakeSpec
+) -> None:
+    """The SDK drops a cancellation that comes together with the answer: one in four of these."""
+    handle = await provider.create(make_spec())
+
+    async def renew_for_ever() -> None:
+        while True:
+            await handle.renew(60)
+            await asyncio.sleep(0.001)
+
+    for number in range(100):
+        renewing = asyncio.ensure_future(renew_for_ever())
+        await asyncio.sleep(number * 0.0001)
+        renewing.cancel()
+        await asyncio.wait({renewing}, timeout=2.0)
+        assert renewing.cancelled(), f"it goes on (after {number} cancellations)"
     await handle.destroy()
 
 

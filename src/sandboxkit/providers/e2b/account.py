@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import contextlib
 import hashlib
 import os
 import time
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import anyio
 import anyio.to_thread
 
+from sandboxkit.concurrency import cancel_and_wait, run_to_end
 from sandboxkit.errors import ProviderNotInstalledError
 from sandboxkit.providers.base import Credentials
 from sandboxkit.providers.e2b.failures import map_errors
@@ -93,7 +96,7 @@ class Account:
         with map_errors(op, sandbox_id, about):
             client = await self.client()
             with anyio.fail_after(deadline_s + _GRACE_S):
-                return await work(client)
+                return await _cancellable(work(client))
 
     async def client(self) -> E2B:
         """The client; its package is imported in a thread, which takes a second."""
@@ -133,6 +136,22 @@ def _open_pools() -> None:
 
     for for_streaming in (False, True):
         get_transport(ConnectionConfig(), for_streaming=for_streaming)
+
+
+async def _cancellable(work: Awaitable[T]) -> T:
+    """Await what the SDK does, so that a cancellation always reaches the caller.
+
+    When it comes together with the answer, the SDK's HTTP runtime drops it, and whoever
+    was to be stopped would go on. So it has a task to itself, and the caller is told.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        with contextlib.suppress(TimeoutError):
+            await run_to_end(cancel_and_wait(task), deadline_s=_GRACE_S)
+        raise
+    return task.result()
 
 
 @cache
