@@ -21,6 +21,7 @@ MATRIX_VARIABLE = "SANDBOXKIT_CONFORMANCE_JSON"
 """Names a file that gets every promise's outcome, by test file; nothing is written without."""
 
 _WORSE = ("passed", "refused", "differs")  # anything else is worse still
+_outcomes: dict[str, dict[str, list[str]]] = {}  # by file and promise, of each of its cases
 
 
 def _rank(outcome: str) -> int:
@@ -28,7 +29,14 @@ def _rank(outcome: str) -> int:
     return _WORSE.index(word) if word in _WORSE else len(_WORSE)
 
 
-_outcomes: dict[str, dict[str, str]] = {}
+def _summary(cases: Iterable[str]) -> str:
+    """The outcome of a promise: its worst case; of refusals, all, one a line."""
+    seen = sorted(dict.fromkeys(cases), key=_rank)
+    worst, word = seen[-1], "refused: "
+    if not worst.startswith(word):
+        return worst
+    refusals = [case.removeprefix(word) for case in seen if case.startswith(word)]
+    return ("partly " if "passed" in seen else "") + word + "\n".join(refusals)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -75,9 +83,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         outcome = f"refused: {refusals[0]}"
     else:
         outcome = report.outcome
-    of_file = _outcomes.setdefault(file, {})
-    if _rank(outcome) >= _rank(of_file.get(name, "passed")):  # of several, the worst counts
-        of_file[name] = outcome
+    _outcomes.setdefault(file, {}).setdefault(name, []).append(outcome)
 
 
 def pytest_sessionfinish() -> None:
@@ -86,5 +92,9 @@ def pytest_sessionfinish() -> None:
     if target and _outcomes:
         sentences = {name: (test.__doc__ or "").strip() for name, test in PROMISES.items()}
         subjects = {name: test.__module__.rpartition(".")[2] for name, test in PROMISES.items()}
-        matrix = {"promises": sentences, "subjects": subjects, "outcomes": _outcomes}
+        outcomes = {
+            file: {name: _summary(cases) for name, cases in found.items()}
+            for file, found in _outcomes.items()
+        }
+        matrix = {"promises": sentences, "subjects": subjects, "outcomes": outcomes}
         Path(target).write_text(json.dumps(matrix, indent=2) + "\n", encoding="utf-8")
