@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import ModuleType
 
 import anyio
 import pytest
@@ -19,7 +21,8 @@ from sandboxkit.errors import (
     SandboxError,
 )
 from sandboxkit.providers.base import Command
-from sandboxkit.providers.modal import ModalProvider, account
+from sandboxkit.providers.modal import ModalProvider, account, images
+from sandboxkit.providers.modal import handle as handles
 from sandboxkit.providers.modal import provider as verbs
 from sandboxkit.providers.modal.handle import ModalHandle
 from tests.emulators.faults import Fault
@@ -31,11 +34,15 @@ SDK_TRIES = 4  # of a call that is refused as unavailable
 
 @pytest.fixture
 async def provider(modal: ModalEmulator) -> AsyncIterator[ModalProvider]:
+    """Another one each time; whatever went wrong, nothing is left at the service."""
     modal.faults.clear()
     provider = ModalProvider()
     yield provider
     modal.faults.clear()
     await provider.aclose()
+    with anyio.fail_after(20):
+        while modal.sandboxes():
+            await asyncio.sleep(0.05)
 
 
 async def test_capacity_is_told_with_the_time_to_wait(
@@ -115,9 +122,46 @@ async def test_a_create_that_is_too_slow_leaves_nothing(
     modal.faults.add(Fault("create", "delay", seconds=2.0))
     with pytest.raises(OperationTimeoutError):
         await sk.Sandbox.create(provider)
-    with anyio.fail_after(20):
-        while modal.sandboxes():
-            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [
+        ("lookup", account, "_CONNECT_S"),
+        ("build", images, "_BUILD_S"),
+        ("list", verbs, "_LIST_S"),
+        ("get", verbs, "_ASK_S"),
+        ("start", handles, "_START_S"),
+        ("destroy", handles, "_END_S"),
+    ],
+    ids=lambda slow: slow[0],
+)
+async def test_a_call_that_is_too_slow_is_given_up(
+    modal: ModalEmulator,
+    provider: ModalProvider,
+    make_spec: MakeSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    slow: tuple[str, ModuleType, str],
+) -> None:
+    op, module, deadline = slow
+    handle = await provider.create(make_spec())
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "lookup": lambda: ModalProvider().create(make_spec()),
+        "build": lambda: provider.prepare(make_spec(image=f"python:{secrets.token_hex(4)}")),
+        "list": lambda: _listed(provider),
+        "get": lambda: provider.attach(handle.info.id),
+        "start": lambda: handle.spawn(Command(("true",), user="root")),
+        "destroy": handle.destroy,
+    }
+    late = ProviderUnavailableError if op == "lookup" else OperationTimeoutError
+    with monkeypatch.context() as patch:
+        patch.setattr(module, deadline, 0.2)
+        modal.faults.add(Fault(op, "delay", seconds=3.0))
+        with pytest.raises(late) as caught:
+            await calls[op]()
+    assert caught.value.provider == "modal"
+    assert caught.value.retryable
+    await handle.destroy()
 
 
 async def test_where_nobody_listens_it_is_said_where(
@@ -150,6 +194,26 @@ async def test_output_that_is_cut_goes_on_where_it_was(
         assert stderr == b""
         assert await channel.wait() == 0
         await channel.aclose()
+    finally:
+        await handle.destroy()
+
+
+@pytest.mark.parametrize("op", ["start", "input"])
+async def test_an_answer_that_is_lost_does_nothing_twice(
+    modal: ModalEmulator, provider: ModalProvider, make_spec: MakeSpec, op: str
+) -> None:
+    handle = await provider.create(make_spec())
+    try:
+        lost = modal.faults.add(Fault(op, "lose_answer", times=2))
+        channel = await handle.spawn(
+            Command(("sh", "-c", "echo begun >> /tmp/log; cat; cat /tmp/log"), user="root")
+        )
+        await channel.send(b"once\n")
+        await channel.send_eof()
+        assert await output_of(channel) == (b"once\nbegun\n", b"")
+        assert await channel.wait() == 0
+        await channel.aclose()
+        assert lost.times == 0
     finally:
         await handle.destroy()
 
@@ -229,6 +293,20 @@ async def test_the_end_of_a_sandbox_is_told_with_its_reason(
         await handle.spawn(Command(("true",), user="root"))
     assert caught.value.code == code
     await handle.destroy()
+
+
+@pytest.mark.parametrize("expired", [True, False])
+async def test_a_sandbox_in_use_that_modal_ends_is_told(
+    modal: ModalEmulator, provider: ModalProvider, expired: bool
+) -> None:
+    async with sk.Sandbox.create(provider) as sandbox:
+        running = asyncio.ensure_future(sandbox.exec(["sleep", "60"]))
+        await sandbox.exec(["true"])
+        modal.ask(modal.end(sandbox.id, expired=expired))
+        with anyio.fail_after(30):
+            for command in (running, sandbox.exec(["true"])):
+                with pytest.raises(SandboxDiedError):
+                    await command
 
 
 async def test_a_destroy_that_is_refused_is_told_and_can_be_repeated(
