@@ -228,6 +228,10 @@ class Machine:
             said[fd] = b"".join(piece.data for piece in pieces if piece.fd == fd)
         return code, said[1], said[2]
 
+    async def put(self, folder: str, archive: bytes) -> None:
+        """Unpack a tar archive in a directory that there is."""
+        await self._machines.call("put_archive", self.id, folder, archive)
+
     async def connect(self, port: int) -> Program:
         """A connection with a port inside: bytes go in by `send`, and come out as fd 1."""
         return await self.start(["python3", "-c", _RELAY, str(port)])

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from tests.emulators.e2b.account import Account
 from tests.emulators.e2b.api import Sandboxes, keyed
 from tests.emulators.e2b.envd import Processes
+from tests.emulators.e2b.files import upload
 from tests.emulators.e2b.ports import port
 from tests.emulators.e2b.sandbox import Sandbox
 from tests.emulators.e2b.templates import Templates
@@ -138,4 +139,4 @@ class _Front:
             return failure(401, message)
         if str(scope["path"]).startswith("/process.Process/"):
             return self._processes
-        return failure(404, "not emulated")
+        return upload(sandbox) if scope["path"] == "/files" else failure(404, "not emulated")
