@@ -282,9 +282,10 @@ class Program:
         while b"\n" not in said:
             output = await self._channel.receive()
             if output is None:
-                raise StartFailed(
-                    (b"".join(piece.data for piece in early) + said).decode(errors="replace")
-                )
+                why = b"".join(piece.data for piece in early) + said
+                if not why:  # an engine that refuses says so; the container was killed just now
+                    raise MachineGone(self._machine.id)
+                raise StartFailed(why.decode(errors="replace"))
             if output.fd == 2:
                 said += output.data
             else:

@@ -301,7 +301,13 @@ class Session:
             raise Refused(410, "session has ended", "SESSION_ENDED", DAEMON)
         command = SessionCommand(text, echo=echo)
         place = f"{self._directory}/{command.id}"
-        self._pids.append(await command.prepare(self._machine, place, self._user))
+        try:
+            self._pids.append(await command.prepare(self._machine, place, self._user))
+            if self._ended:  # meanwhile, and nobody will close this one
+                raise Refused(410, "session has ended", "SESSION_ENDED", DAEMON)
+        except BaseException:
+            await asyncio.shield(asyncio.ensure_future(command.aclose()))
+            raise
         self.commands[command.id] = command
         line = f"{{ . {place}/cmd.sh; }} < {place}/in > {place}/out 2> {place}/err; "
         await self._shell.send(f'{line} echo "{command.id} $?"\n'.encode())
