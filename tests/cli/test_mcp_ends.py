@@ -97,8 +97,9 @@ async def test_an_engine_that_does_not_answer(cli: Cli) -> None:
 
 
 async def test_on_another_backend(cli: Cli, e2b: E2BEmulator) -> None:
-    async with served(cli, "--provider", "e2b") as client:
+    async with served(cli, "--provider", "e2b", "--image", "debian:12.11") as client:
         assert await client.sh("echo $((6 * 7)); pwd") == "42\n/work\n"
+        assert any("build debian:12.11 for E2B" in step for step in client.progress)
         await client.get("write_file", path="f", content="one")
         await client.get("edit_file", path="f", old="one", new="two")
         assert await client.sh("cat f") == "two"

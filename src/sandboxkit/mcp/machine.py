@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 GONE: Final = (SandboxDiedError, SandboxNotFoundError, ConnectionLostError)
 """What says that a sandbox cannot be used any more."""
 
+_STARTING: Final = "starting the sandbox"
 _CLOSE_S: Final = 180.0  # a creation under way is let finish, and then undone
 _REMEMBERED: Final = 50  # processes; of more, the oldest that have ended are forgotten
 
@@ -49,7 +50,7 @@ class Life:
     def __init__(self, opening: Callable[[], Opening[Sandbox]]) -> None:
         self.processes: dict[str, Background] = {}
         self.ports: dict[int, Address] = {}
-        self.step = "starting the sandbox"
+        self.step = _STARTING
         self._numbers = itertools.count(1)
         self._tunnels = contextlib.AsyncExitStack()
         self._loop = asyncio.get_running_loop()
@@ -126,8 +127,9 @@ class Life:
         return sandbox
 
     def _heard(self, progress: Progress) -> None:  # from any thread
+        step = _STARTING if progress.finished else progress.step
         amount = f" ({progress.done} of {progress.total} {progress.unit})" if progress.total else ""
-        self._loop.call_soon_threadsafe(self._say, progress.step, amount)
+        self._loop.call_soon_threadsafe(self._say, step, amount)
 
     def _say(self, step: str, amount: str) -> None:
         if not self.step.startswith(step):
