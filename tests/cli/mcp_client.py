@@ -71,15 +71,19 @@ def log_path(cli: Cli) -> Path:
     return cli.cwd / "log"
 
 
-@contextlib.asynccontextmanager
-async def served(cli: Cli, *options: str, **variables: str) -> AsyncGenerator[Client]:
-    """Start `sandboxkit mcp`; leaving the block closes its stdin."""
-    server = StdioServerParameters(
+def parameters(cli: Cli, *options: str, **variables: str) -> StdioServerParameters:
+    return StdioServerParameters(
         command="/bin/sh",
         args=["-c", _WITH_PID, str(cli.cwd / "pid"), *SANDBOXKIT, "mcp", *options],
         env=cli.env(**variables),
         cwd=cli.cwd,
     )
+
+
+@contextlib.asynccontextmanager
+async def served(cli: Cli, *options: str, **variables: str) -> AsyncGenerator[Client]:
+    """Start `sandboxkit mcp`; leaving the block closes its stdin."""
+    server = parameters(cli, *options, **variables)
     try:
         with log_path(cli).open("w") as log:
             async with stdio_client(server, errlog=log) as (incoming, outgoing):

@@ -14,12 +14,12 @@ from typing import Any
 import anyio
 import pytest
 from anyio import to_thread
-from mcp import MCPError
+from mcp import Client, MCPError, stdio_client
 from mcp_types import ImageContent
 
 from sandboxkit.sandbox import Sandbox
 from tests.cli.command import Cli
-from tests.cli.mcp_client import ids, served, text_of, until_gone
+from tests.cli.mcp_client import ids, parameters, served, text_of, until_gone
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -187,6 +187,19 @@ async def test_a_cancelled_call_ends_its_command(cli: Cli) -> None:
             await call
         while "alive" in await client.sh(look):
             await anyio.sleep(0.05)
+
+
+async def test_the_protocol_of_2026(cli: Cli) -> None:
+    told: list[str] = []
+
+    async def heard(progress: float, total: float | None, message: str | None) -> None:
+        told.append(message or "")
+
+    async with Client(stdio_client(parameters(cli))) as client:
+        assert client.protocol_version == "2026-07-28"
+        result = await client.call_tool("exec", {"command": "echo new"}, progress_callback=heard)
+    assert result.structured_content["stdout"] == "new\n"
+    assert any("starting the sandbox" in step for step in told)
 
 
 async def test_a_sandbox_that_has_ended(cli: Cli) -> None:

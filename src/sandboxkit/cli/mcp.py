@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sandboxkit.providers.base import SandboxProvider
     from sandboxkit.spec import SandboxSpec
 
+_log = logging.getLogger(__name__)
+
 _OF_THE_EXTRA: Final = frozenset({"mcp", "mcp_types"})  # the second came with version 2
 
 
@@ -29,6 +31,8 @@ async def serve_mcp(
     stdout is the protocol's alone; what happens is told on stderr.
     """
     _log_to_stderr()
+    if sys.stdin.isatty():
+        _log.warning("an MCP client is to start this, not a person; Ctrl-C ends it")
     try:
         from sandboxkit.mcp.machine import Machine
         from sandboxkit.mcp.server import serve
