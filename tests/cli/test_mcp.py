@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -257,6 +258,8 @@ async def test_a_shared_directory(cli: Cli) -> None:
     (share / "project" / "src" / "a.txt").write_text("from here")
     (cli.cwd / "secret").write_text("not to be had")
     (share / "way-out").symlink_to(cli.cwd)
+    (share / "pipes").mkdir()
+    os.mkfifo(os.fsencode(share / "pipes") + b"/\xff")
 
     async with served(cli, "--share", "share") as client:
         await client.get("upload", local="project", remote="p")
@@ -269,10 +272,11 @@ async def test_a_shared_directory(cli: Cli) -> None:
         said = await client.fail("download", local="project", remote="p")
         assert "replace nothing" in said
         assert "not_found" in await client.fail("upload", local="nowhere", remote="x")
+        assert "left out" in await client.fail("upload", local="pipes", remote="x")
         for outside in ("../secret", str(cli.cwd / "secret"), "way-out/secret", "project/../../x"):
             assert "unsafe_path" in await client.fail("upload", local=outside, remote="x")
             assert "unsafe_path" in await client.fail("download", local=outside, remote="p/b.txt")
-        await client.sh("mkdir evil; ln -s / evil/$(printf '\\377')")
+        await client.sh("mkdir evil; ln -s / evil/root")
         assert "unsafe_path" in await client.fail("download", local="evil", remote="evil")
     assert not (cli.cwd / "x").exists()
 

@@ -44,18 +44,21 @@ async def test_the_client_closes_stdin(cli: Cli) -> None:
 
 @pytest.mark.parametrize("numbers", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGTERM)])
 async def test_a_signal(cli: Cli, numbers: tuple[signal.Signals, ...]) -> None:
+    log = anyio.Path(log_path(cli))
     async with served(cli) as client:
         busy = asyncio.ensure_future(client.call("exec", command=BUSY))
         while "begun" not in await client.sh("ls"):
             await anyio.sleep(0.05)
-        for number in numbers:  # as Claude Code does it: one soon after the other
+        for number in numbers:  # as some clients do it: one soon after the other
             os.kill(client.pid, number)
+            while "Stopping" not in await log.read_text():
+                await anyio.sleep(0.01)
         await until_ended(client.pid)  # while stdin is still open
         assert await ids(cli) == []
         await asyncio.wait({busy})
-    log = log_path(cli).read_text()
-    assert log.count("Stopping: ") == 1
-    assert "Traceback" not in log
+    said = await log.read_text()
+    assert said.count("Stopping: ") == 1
+    assert "Traceback" not in said
 
 
 async def test_while_the_sandbox_is_made(cli: Cli) -> None:
