@@ -13,6 +13,7 @@ import pytest
 
 from tests.cli.command import Cli
 from tests.cli.mcp_client import ids, log_path, served, until_gone
+from tests.emulators.faults import Fault
 
 if TYPE_CHECKING:
     from tests.emulators.e2b import E2BEmulator
@@ -60,6 +61,7 @@ async def test_two_signals_are_no_impatience(cli: Cli, e2b: E2BEmulator) -> None
     async with served(cli, "--provider", "e2b") as client:
         await client.sh("true")
         assert len(e2b.sandboxes()) == 1
+        e2b.faults.add(Fault("destroy", "delay", seconds=2))
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(client.pid, number)
             while "Stopping" not in await log.read_text():
