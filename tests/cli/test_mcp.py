@@ -235,6 +235,17 @@ async def test_a_sandbox_that_nobody_used(cli: Cli) -> None:
         assert "Call `restart`" in said
 
 
+async def test_a_list_of_allowed_hosts(cli: Cli) -> None:
+    async with served(cli, "--allow", "pypi.example", "--allow", "*.git.example") as client:
+        tool = (await client.session.list_tools()).tools[0]
+        assert tool.annotations is not None
+        assert tool.annotations.open_world_hint
+        said = await client.sh("curl -sS http://denied.example/")
+        assert "denied.example is not on the list of allowed hosts" in said
+        assert '"allowed": ["pypi.example", "*.git.example"]' in said
+        assert (await client.get("info"))["network"] == "allow"
+
+
 async def test_in_a_living_sandbox(cli: Cli) -> None:
     async with Sandbox.create("docker") as sandbox:
         async with served(cli, "--id", sandbox.id) as client:
@@ -306,6 +317,9 @@ def test_what_is_wrong_is_said_at_once(cli: Cli) -> None:
         (["--share", "nowhere"], 2),
         (["--memory-gib", "-1"], 2),
         (["--lease", "0"], 2),
+        (["--allow", "http://a/b"], 2),
+        (["--allow", "pypi.example", "--network", "open"], 2),
+        (["--allow", "pypi.example", "--id", "abc"], 2),
         (["--provider", "no-such"], 1),
     ):
         done = cli.run("mcp", *wrong)

@@ -159,6 +159,10 @@ def serve_mcp(
     ] = None,
     image: Image = None,
     network: Network = "none",
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="A host that it may reach, such as pypi.org; repeatable."),
+    ] = None,
     cpu: Cpu = None,
     memory_gib: MemoryGib = None,
     lease_s: Annotated[
@@ -187,12 +191,15 @@ def serve_mcp(
         "lease_s": lease_s,
         "idle_timeout_s": idle_s,
     }
-    if sandbox_id is not None and (network != "none" or any(given.values())):
+    if allow and network != "none":
+        raise typer.BadParameter("it is one or the other: --network or --allow")
+    policy = {"mode": "allow", "hosts": allow} if allow else network
+    if sandbox_id is not None and (policy != "none" or any(given.values())):
         message = "a living sandbox is as it is; leave the other options out"
         raise typer.BadParameter(message, param_hint="--id")
     if share is not None and not share.is_dir():
         raise typer.BadParameter(f"there is no directory {str(share)!r}", param_hint="--share")
-    spec = spec_from(network=network, **given)
+    spec = spec_from(network=policy, **given)
     finish(work(provider=provider, spec=spec, sandbox_id=sandbox_id, share=share))
 
 
