@@ -10,6 +10,7 @@ import pytest
 from sandboxkit.agents.claude_code import claude_code_artifact
 from sandboxkit.sandbox import Sandbox
 from tests.agents.places import Inside, Local
+from tests.gateway.world import Certificates
 
 
 @pytest.fixture
@@ -27,3 +28,8 @@ def inside(sandbox: Sandbox) -> Inside:
 @pytest.fixture
 def local(tmp_path: Path) -> Local:
     return Local(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))

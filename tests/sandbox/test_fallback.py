@@ -195,3 +195,10 @@ async def test_destroying_it_leaves_nothing(image: str) -> None:
 async def test_a_demand_that_only_the_guest_could_keep_is_refused(image: str) -> None:
     with pytest.raises(UnsupportedError, match="idle_timeout_s=60"):
         await sk.Sandbox.create("docker", image=image, idle_timeout_s=60)
+
+
+async def test_a_list_of_hosts_is_refused(image: str) -> None:
+    with pytest.raises(UnsupportedError, match="add python3"):
+        await sk.Sandbox.create(
+            "docker", image=image, network=sk.NetworkPolicy.allow(["a.example"])
+        )
