@@ -35,7 +35,8 @@ class Capabilities:
         limits: The fields of `Resources` that the backend enforces exactly.
         limits_at_create: Those of which only `create` can know: it enforces, refuses
             or reports them itself.
-        network: The network modes that it enforces.
+        network: The network modes that it enforces. A list of hosts stands on `none`;
+            `allow` claims a filter of its own that keeps a list exactly (`native=True`).
         runtimes: Whether `SandboxSpec.runtime` can be chosen.
         images: Whether any image can be chosen.
         lifetime: Whether the backend itself ends a sandbox after its life-time,

@@ -33,7 +33,7 @@ async def test_capabilities_need_no_backend(create: Making) -> None:
     can = type(create.wired.inner).capabilities(create.wired.inner)
     assert can == create.wired.capabilities()
     assert can.limits <= set(Resources.model_fields)
-    assert can.network <= {"none", "open"}
+    assert can.network <= {"none", "allow", "open"}
     assert can.network
 
 
