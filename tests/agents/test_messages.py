@@ -119,10 +119,10 @@ async def test_a_failing_test_is_mended(sandbox: Sandbox) -> None:
     await sandbox.files.write("test_add.py", "from add import add\nassert add(2, 2) == 4\n")
     model = ScriptedModel(
         [
-            call("bash", command="python3 test_add.py"),
+            call("bash", command="python3 -B test_add.py"),
             [say("Let me see."), call(EDITOR, command="view", path="/work/add.py")],
             call(EDITOR, command="str_replace", path="add.py", old_str="a - b", new_str="a + b"),
-            call("bash", command="python3 test_add.py && echo passed"),
+            call("bash", command="python3 -B test_add.py && echo passed"),
             say("It passes now."),
         ]
     )

@@ -27,7 +27,7 @@ command -v bash >/dev/null 2>&1 && set -- bash --noprofile --norc || set -- sh
 exec "$@" 9>&1 2>/dev/null
 """
 _COMMAND: Final = "command eval {command} </dev/null >&9 2>&1 9>&-\n"
-_MARK: Final = 'printf "%s%d\\n" {mark} "$?" >&9\n'
+_MARK: Final = 'command printf "%s%d\\n" {mark} "$?" >&9\n'
 _END_S: Final = 30.0
 _DRAIN_S: Final = 0.5  # something in the background may hold the output
 
@@ -142,6 +142,8 @@ class Shell:
             await run_to_end(self._close(), deadline_s=_END_S)
 
     async def _close(self) -> None:
+        with contextlib.suppress(SandboxError):
+            await self._process.kill(0.0)  # what it started too, where it has left by itself
         await self._process.aclose()
         await cancel_and_wait(self._reader, self._exit)
         if not self._exit.cancelled():
