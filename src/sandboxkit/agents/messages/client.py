@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sandboxkit.agents.events import Retry
@@ -65,6 +66,7 @@ def connect(
     if "CLAUDE_CODE_USE_BEDROCK" in environment:
         from anthropic.lib.bedrock import AsyncAnthropicBedrock
 
+        _load_bedrock_model()
         return AsyncAnthropicBedrock(
             api_key=token,
             aws_region=environment["AWS_REGION"],
@@ -84,3 +86,15 @@ def connect(
     return anthropic.AsyncAnthropic(
         api_key=token, base_url=environment["ANTHROPIC_BASE_URL"], **common
     )
+
+
+def _load_bedrock_model() -> None:
+    """Read what the SDK would read with the first answer, on the loop: thousands of files.
+
+    It keeps it. The name is private; where another SDK has none of it, the first answer of
+    a process is slower.
+    """
+    decoder = import_module("anthropic.lib.bedrock._stream_decoder")
+    load = getattr(decoder, "get_response_stream_shape", None)
+    if load is not None:
+        load()

@@ -175,6 +175,8 @@ class MessagesConversation(Conversation):
                     self._run.interrupt()
                 with anyio.move_on_after(_STOP_S):
                     await asyncio.wait({task})
-                await cancel_and_wait(task)
+                with anyio.move_on_after(_STOP_S):  # a tool of the caller's may not listen
+                    await cancel_and_wait(task)
         finally:
+            self._parts.history.close()
             await self._parts.resources.aclose()

@@ -57,12 +57,18 @@ class BrokenOffError(Exception):
     """The stream ended without the end of the message."""
 
 
+class UnreadableError(Exception):
+    """The stream is none of the Messages API, or a call in it is not JSON."""
+
+
 def failure_of(error: BaseException) -> Failure | None:
     """The failure that an exception of the `anthropic` package stands for; None if it is none."""
     import anthropic
 
     if isinstance(error, BrokenOffError):
         return Failure("connection_error", None, "The answer broke off.")
+    if isinstance(error, UnreadableError):
+        return Failure("api_error", None, f"The answer cannot be read: {error}")
     if isinstance(error, anthropic.APIStatusError):
         status = error.status_code if error.status_code >= 400 else None
         kind = str(error.type or _KINDS.get(status or 0, "api_error"))
@@ -73,8 +79,6 @@ def failure_of(error: BaseException) -> Failure | None:
     module = type(error).__module__.partition(".")[0]
     if module in {"httpx", "httpx2", "httpcore", "httpcore2"}:
         return Failure("connection_error", None, f"The answer broke off ({type(error).__name__}).")
-    if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
-        return Failure("api_error", None, f"The answer cannot be read: {_short(error)}")
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sandboxkit.agents.messages.tools.tool import Block
+
+log = logging.getLogger(__name__)
 
 UNANSWERED: Final = "The agent was stopped before this had a result."
 """What the model reads in place of a result that there is not."""
@@ -37,6 +40,7 @@ class History:
         self.messages: list[Block] = list(messages)
         self._path = path
         self._unsaved: list[Block] = []
+        self._closed = False
 
     def add(self, role: str, content: Sequence[Block]) -> None:
         """Add a message."""
@@ -64,11 +68,15 @@ class History:
         Raises:
             AgentError: It cannot be written; code `store`.
         """
-        if self._path is None or not self._unsaved:
+        if self._path is None or not self._unsaved or self._closed:
             self._unsaved.clear()
             return
         records, self._unsaved = self._unsaved, []
         await run_to_end(_append(self._path, records), deadline_s=_WRITE_S)
+
+    def close(self) -> None:
+        """Nothing is written from now on: somebody else may take the conversation up."""
+        self._closed = True
 
 
 def tool_result(call_id: str, content: object, *, is_error: bool) -> Block:
@@ -82,8 +90,12 @@ async def _append(path: Path, records: Sequence[Block]) -> None:
 
     def write() -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(file, "ab") as stream:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        with os.fdopen(file, "r+b") as stream:
+            if size := stream.seek(0, os.SEEK_END):
+                stream.seek(size - 1)
+                if stream.read(1) != b"\n":  # a crash has cut the last line
+                    stream.write(b"\n")
             stream.write(data.encode("utf-8", "surrogatepass"))
 
     try:
@@ -139,7 +151,7 @@ class Shelf:
         path = self._path(session_id)
         if path is None:
             kept = self._kept.get(session_id)
-            return kept if kept is not None and kept.messages else None
+            return History(kept.messages) if kept is not None and kept.messages else None
         try:
             data = await anyio.to_thread.run_sync(path.read_bytes)
         except FileNotFoundError:
@@ -151,11 +163,13 @@ class Shelf:
 
 def _replayed(data: bytes, path: Path) -> list[Block]:
     """The messages that the lines of a file add up to."""
-    *lines, torn = data.split(b"\n")  # a line that was cut by a crash has no end
     messages: list[Block] = []
-    for number, line in enumerate([*lines, torn] if _is_whole(torn) else lines, 1):
+    for number, line in enumerate(data.split(b"\n"), 1):
         record = _parsed(line)
-        if isinstance(record.get("cut"), int):
+        if record is None:
+            if line:
+                log.warning("%s: line %d was cut off, and is left out", path, number)
+        elif isinstance(record.get("cut"), int):
             del messages[record["cut"] :]
         elif record.get("role") in {"user", "assistant"}:
             messages.append(record)
@@ -164,13 +178,10 @@ def _replayed(data: bytes, path: Path) -> list[Block]:
     return messages
 
 
-def _is_whole(line: bytes) -> bool:
-    return bool(_parsed(line))
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The object in a line; None where it is empty, or was cut off by a crash."""
     try:
         found = json.loads(line.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
-        return {}
+        return None
     return cast("dict[str, Any]", found) if isinstance(found, dict) else {}

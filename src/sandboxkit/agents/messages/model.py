@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from sandboxkit.agents.events import Event, Retry, TextDelta, ThinkingDelta
-from sandboxkit.agents.messages.failures import BrokenOffError, failure_of
+from sandboxkit.agents.messages.failures import BrokenOffError, UnreadableError, failure_of
 from sandboxkit.usage import Usage
 
 if TYPE_CHECKING:
+    from anthropic.lib.streaming import AsyncMessageStream
     from anthropic.types import ParsedMessage
 
     from sandboxkit.agents.messages.client import Client
@@ -75,12 +76,7 @@ class Model:
         self._snapshot, self._whole_blocks = None, 0
         try:
             async with self._client.messages.stream(**request) as stream:
-                async for event in stream:
-                    self._snapshot = stream.current_message_snapshot
-                    if event.type == "content_block_delta":
-                        self._piece(event.delta, event)
-                    elif event.type == "content_block_stop":
-                        self._whole_blocks += 1
+                await self._follow(stream)
             message = self._snapshot
             if message is None or message.stop_reason is None:
                 raise BrokenOffError
@@ -88,6 +84,18 @@ class Model:
         finally:
             if self._snapshot is not None:
                 self.usage += usage_of(self._snapshot)
+
+    async def _follow(self, stream: AsyncMessageStream[None]) -> None:
+        try:
+            async for event in stream:
+                self._snapshot = stream.current_message_snapshot
+                if event.type == "content_block_delta":
+                    self._piece(event.delta, event)
+                elif event.type == "content_block_stop":
+                    self._whole_blocks += 1
+        except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # The SDK trusts the service to send what the API promises.
+            raise UnreadableError(f"{type(error).__name__}: {error}"[:500]) from error
 
     def _piece(self, delta: Any, event: object) -> None:
         self.first_token_at = self.first_token_at or time.monotonic()
