@@ -148,12 +148,20 @@ async def test_tools_of_the_caller_run_on_the_host(sandbox: Sandbox) -> None:
     async def broken(arguments: Mapping[str, Any]) -> str:
         raise LookupError("no such thing")
 
+    async def wrong(arguments: Mapping[str, Any]) -> Any:
+        return None
+
+    async def picture(arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+        source = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
+        return [{"type": "text", "text": "A wall."}, {"type": "image", "source": source}]
+
     schema = {"type": "object", "properties": {"city": {"type": "string"}}}
-    tools = [Tool("weather", "The weather.", schema, weather), Tool("broken", "", schema, broken)]
+    functions = (weather, broken, wrong, picture)
+    tools = [Tool(function.__name__, "For tests.", schema, function) for function in functions]
     model = ScriptedModel(
         [
             [call("weather", city="Bern"), call("bash", command="echo inside"), call("broken")],
-            [call("nobody", x=1)],
+            [call("nobody", x=1), call("wrong"), call("picture")],
             say("Done."),
         ]
     )
@@ -161,14 +169,17 @@ async def test_tools_of_the_caller_run_on_the_host(sandbox: Sandbox) -> None:
         events = [event async for event in session.stream("Look")]
 
     assert seen == [{"city": "Bern"}]
-    assert model.requests[0].tools == ("bash", EDITOR, "weather", "broken")
+    assert model.requests[0].tools == ("bash", EDITOR, *(t.name for t in tools))
     # In the order of the calls, whichever was first to end.
     assert [(r.name, r.text, r.is_error) for r in model.requests[1].tool_results] == [
         ("weather", "Rain in Bern", False),
         ("bash", "inside\n", False),
         ("broken", "broken failed: LookupError: no such thing", True),
     ]
-    [unknown] = model.requests[2].tool_results
+    unknown, wrong_result, shown = model.requests[2].tool_results
+    assert (wrong_result.is_error, shown.is_error) == (True, False)
+    assert shown.text == "A wall."
+    assert "image/png" in str(model.requests[2].messages[-1].content[-1].content)
     assert unknown.is_error
     assert "There is no tool nobody; there are: bash" in unknown.text
     ids = {event.id for event in only(events, ToolCall)}
@@ -289,6 +300,9 @@ async def test_bad_input_is_refused_before_anything(monkeypatch: pytest.MonkeyPa
         tool("a b")
     with pytest.raises(InvalidSpecError, match="of type object"):
         tool("a", "string")
+    regional = Messages(model="claude-opus-4-1", upstream=sk.Bedrock(region="eu-central-1"))
+    with pytest.raises(InvalidSpecError, match="Bedrock has no global endpoint"):
+        await Session("docker", agent=regional).__aenter__()
     with pytest.raises(AuthenticationError, match="There is no key"):
         await Session("docker", agent=Messages()).__aenter__()
     session = Session("docker", agent=Messages(api_key=KEY), env={"ANTHROPIC_API_KEY": "secret"})

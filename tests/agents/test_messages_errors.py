@@ -10,6 +10,7 @@ import pytest
 import sandboxkit as sk
 from sandboxkit.agents import Finished, Retry, TextDelta
 from sandboxkit.agents.messages import Messages
+from sandboxkit.errors import InvalidSpecError
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.session import Session
 from sandboxkit.testing import Reply, ScriptedModel, call, fail, say
@@ -97,9 +98,32 @@ async def test_nobody_is_there(sandbox: Sandbox) -> None:
     assert not model.requests
 
 
+async def test_interrupted_while_it_waits_to_ask_again(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandboxkit.agents.messages.model._FIRST_DELAY_S", 1000)
+    monkeypatch.setattr("sandboxkit.agents.messages.model._LONGEST_DELAY_S", 1000)
+    model = ScriptedModel([Reply([say("void void")], drop_after_events=4), say("Well.")])
+    async with model, Session(sandbox, agent=agent(model)) as session:
+        async for event in session.stream("Hello"):
+            if isinstance(event, Retry):
+                await session.interrupt()
+        await session.run("Go on")
+    assert "void" not in str(model.requests[1].messages)
+
+
+async def test_a_prompt_that_cannot_be_sent(sandbox: Sandbox) -> None:
+    model = ScriptedModel([say("Well.")])
+    async with model, Session(sandbox, agent=agent(model)) as session:
+        with pytest.raises(InvalidSpecError, match="surrogate"):
+            await session.run("\ud800")
+        assert (await session.run("Go on")).text == "Well."
+
+
 @pytest.mark.parametrize("fault", ["drop", "fail"])
 async def test_an_answer_that_breaks_off_is_asked_for_again(sandbox: Sandbox, fault: str) -> None:
-    broken = Reply([say("one two three")], **{f"{fault}_after_events": 4})
+    fields: dict[str, Any] = {f"{fault}_after_events": 4}
+    broken = Reply([say("one two three")], **fields)
     model = ScriptedModel([broken, say("Whole."), *[broken] * 2])
     async with model, Session(sandbox, agent=agent(model, max_retries=1)) as session:
         events = [event async for event in session.stream("Count")]

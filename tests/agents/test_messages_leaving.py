@@ -93,7 +93,7 @@ async def test_interrupt_in_the_tools(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("kind", [TextDelta, ToolCall])
 async def test_a_stream_left_by_break(sandbox: Sandbox, kind: type[Event]) -> None:
-    waiting = [say("I wait."), call("bash", command="tail -f /dev/null")]
+    waiting = Reply([say("I wait."), call("bash", command="tail -f /dev/null")])
     model = ScriptedModel([STALLED if kind is TextDelta else waiting, say("Again.")])
     async with model, Session(sandbox, agent=agent(model)) as session:
         await until(session, "Count", kind)
@@ -105,11 +105,9 @@ async def test_a_stream_left_by_break(sandbox: Sandbox, kind: type[Event]) -> No
 
 
 async def test_cancelled_at_any_moment(sandbox: Sandbox) -> None:
-    def answer(_: object) -> object:
-        return [say("x"), call("bash", command="sleep 0.01")]
-
+    working = Reply([say("x"), call("bash", command="sleep 0.01")])
     async with (
-        ScriptedModel(answer) as model,  # type: ignore[arg-type]
+        ScriptedModel(lambda _: working) as model,
         Session(sandbox, agent=agent(model)) as session,
     ):
         conversation = session.conversation
@@ -120,8 +118,7 @@ async def test_cancelled_at_any_moment(sandbox: Sandbox) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await task
         assert session.conversation is conversation  # it never had to be started anew
-        result = session.run("Once more")
-        task = asyncio.ensure_future(result)
+        task = asyncio.ensure_future(session.run("Once more"))
         await model.wait_until(lambda: "Once more" in str(model.requests[-1].messages))
         await session.interrupt()
         assert (await task).stop_reason == "interrupted"

@@ -109,7 +109,9 @@ async def test_after_a_host_that_died_in_a_call(sandbox: Sandbox, tmp_path: Path
 
 async def test_a_store_that_cannot_be(sandbox: Sandbox, tmp_path: Path) -> None:
     file = tmp_path / f"{ID}.jsonl"
-    file.write_text('{"role": "user", "content": []}\n{"role": "wizard"}\n')
+    file.write_text(
+        '{"role": "user", "content": [{"type": "text", "text": "x"}]}\n{"role": "wizard"}\n'
+    )
     model = ScriptedModel([say("one")])
     async with model:
         with pytest.raises(AgentError, match="line 2 is not of a conversation") as raised:

@@ -157,10 +157,12 @@ class Messages(Agent):
             )
         from sandboxkit.agents.service import upstream_for
 
-        if self._upstream is not None:
-            self._upstream.check()
-            return self._upstream
-        return upstream_for({}, model_url=self._model_url, api_key=self._api_key)
+        service = self._upstream
+        if service is None:
+            service = upstream_for({}, model_url=self._model_url, api_key=self._api_key)
+        service.check()
+        service.model_name(self._model)  # it may rule the model out
+        return service
 
     async def start(
         self, sandbox: Sandbox, account: Account, *, session_id: str, resume: bool

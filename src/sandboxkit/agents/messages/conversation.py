@@ -17,7 +17,7 @@ from sandboxkit.agents.events import Event, Finished, Message
 from sandboxkit.agents.messages.loop import End, Run
 from sandboxkit.agents.messages.model import Model
 from sandboxkit.concurrency import cancel_and_wait, run_to_end
-from sandboxkit.errors import SandboxClosedError
+from sandboxkit.errors import InvalidSpecError, SandboxClosedError
 
 if TYPE_CHECKING:
     from sandboxkit.agents.messages.client import Attempts, Client
@@ -75,6 +75,10 @@ class MessagesConversation(Conversation):
         """See `Conversation.turn`."""
         if self._closed:
             raise SandboxClosedError("The session has been closed.")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise InvalidSpecError("the prompt holds half of a surrogate pair") from None
         self._begin(prompt)
         while True:
             event = await self._events.get()

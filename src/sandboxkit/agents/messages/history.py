@@ -171,7 +171,7 @@ def _replayed(data: bytes, path: Path) -> list[Block]:
                 log.warning("%s: line %d was cut off, and is left out", path, number)
         elif isinstance(record.get("cut"), int):
             del messages[record["cut"] :]
-        elif record.get("role") in {"user", "assistant"}:
+        elif record.get("role") in {"user", "assistant"} and record.get("content"):
             messages.append(record)
         else:
             raise AgentError(f"{path}: line {number} is not of a conversation.", code="store")

@@ -69,11 +69,12 @@ class Model:
                     raise
                 delay = min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2 ** (attempt - 1))
                 delay *= random.uniform(0.75, 1.0)  # noqa: S311 - so that not all come at once
+                self.forget()
                 self._emit(Retry(attempt, delay, failure.status, raw=error))
                 await anyio.sleep(delay)
 
     async def _answer(self, request: Mapping[str, Any]) -> ParsedMessage[None]:
-        self._snapshot, self._whole_blocks = None, 0
+        self.forget()
         try:
             async with self._client.messages.stream(**request) as stream:
                 await self._follow(stream)
@@ -118,8 +119,8 @@ class Model:
         return without_calls(kept)
 
     def forget(self) -> None:
-        """The last answer has its place in the history."""
-        self._snapshot = None
+        """The last answer has its place in the history, or is void."""
+        self._snapshot, self._whole_blocks = None, 0
 
 
 def blocks_of(message: ParsedMessage[None]) -> list[Block]:

@@ -97,6 +97,6 @@ class Toolbox:
 async def _of_the_caller(tool: Tool, arguments: Mapping[str, Any]) -> ToolOutput:
     try:
         said = await tool.run(arguments)
+        return ToolOutput(said if isinstance(said, str) else [dict(block) for block in said])
     except Exception as error:  # noqa: BLE001 - whatever it was, it is the model's to handle
         return ToolOutput(f"{tool.name} failed: {type(error).__name__}: {error}", is_error=True)
-    return ToolOutput(said if isinstance(said, str) else [dict(block) for block in said])
