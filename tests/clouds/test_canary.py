@@ -13,6 +13,7 @@ import pytest
 
 from sandboxkit.agents import ToolResult
 from sandboxkit.agents.claude_code import ClaudeCode
+from sandboxkit.agents.messages import Messages
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.session import Session
 from sandboxkit.spec import OWNER_LABEL
@@ -86,11 +87,24 @@ def said(caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
     logging.getLogger().removeHandler(handler)
 
 
-async def test_the_key_of_the_host_is_nowhere(backend: Backend, said: io.StringIO) -> None:
-    model = ScriptedModel(
-        [
+@pytest.mark.parametrize("kind", [ClaudeCode, Messages])
+async def test_the_key_of_the_host_is_nowhere(
+    backend: Backend, said: io.StringIO, kind: type[ClaudeCode | Messages]
+) -> None:
+    editor = "str_replace_based_edit_tool"
+    calls = {
+        ClaudeCode: [
             call("Write", file_path="/tmp/search.py", content=SEARCH),
             call("Bash", command="python3 /tmp/search.py", timeout=120_000),
+        ],
+        Messages: [
+            call(editor, command="create", path="/tmp/search.py", file_text=SEARCH),
+            call("bash", command="python3 /tmp/search.py"),
+        ],
+    }
+    model = ScriptedModel(
+        [
+            *calls[kind],
             say("Nothing."),
             *[fail(400, "no such thing")] * 9,
         ]
@@ -98,7 +112,7 @@ async def test_the_key_of_the_host_is_nowhere(backend: Backend, said: io.StringI
     async with (
         model,
         Session(
-            backend.name, agent=(agent := ClaudeCode(model_url=model.url, api_key=CANARY))
+            backend.name, agent=(agent := kind(model_url=model.url, api_key=CANARY))
         ) as session,
     ):
         shown: list[object] = [event async for event in session.stream("Look for keys")]
