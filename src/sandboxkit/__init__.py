@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sandboxkit.gateway.model.anthropic import Anthropic
     from sandboxkit.gateway.model.bedrock import Bedrock
     from sandboxkit.gateway.model.budget import Budget
+    from sandboxkit.gateway.model.foundry import Foundry
     from sandboxkit.gateway.model.meter import Price
     from sandboxkit.gateway.model.vertex import Vertex
     from sandboxkit.gateway.secrets import Secret
@@ -57,6 +58,7 @@ _HOME = {
     "Anthropic": "gateway.model.anthropic",
     "Bedrock": "gateway.model.bedrock",
     "Budget": "gateway.model.budget",
+    "Foundry": "gateway.model.foundry",
     "Price": "gateway.model.meter",
     "Vertex": "gateway.model.vertex",
     "Usage": "agents.base",
@@ -103,6 +105,7 @@ __all__ = [
     "ExecResult",
     "FileInfo",
     "Files",
+    "Foundry",
     "Gateway",
     "Limits",
     "Messages",

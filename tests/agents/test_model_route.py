@@ -14,6 +14,7 @@ from sandboxkit.gateway.model.account import Account
 from sandboxkit.gateway.model.anthropic import Anthropic
 from sandboxkit.gateway.model.bedrock import Bedrock
 from sandboxkit.gateway.model.endpoint import ModelEndpoint
+from sandboxkit.gateway.model.foundry import Foundry
 from sandboxkit.gateway.model.vertex import Vertex
 from tests.agents.certificate import server_context
 from tests.gateway.service import Service
@@ -117,6 +118,14 @@ def test_where_the_model_and_its_key_come_from(monkeypatch: pytest.MonkeyPatch) 
                 "CLOUD_ML_REGION": "global",
             },
             Vertex(project="p", region="global"),
+        ),
+        (
+            {
+                "CLAUDE_CODE_USE_FOUNDRY": "1",
+                "ANTHROPIC_FOUNDRY_RESOURCE": "mine",
+                "ANTHROPIC_FOUNDRY_API_KEY": "k",
+            },
+            Foundry(resource="mine", api_key="k"),
         ),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Self
 
 from botocore.auth import SigV4Auth
@@ -53,7 +53,7 @@ class Service:
             return
         await answer.start(200, [(b"content-type", self.kind), (b"transfer-encoding", b"chunked")])
         try:
-            for event in EVENTS:
+            async for event in self.events(request):
                 await answer.send(self.packed(event))
                 if self.stalls:
                     await asyncio.Event().wait()
@@ -64,11 +64,30 @@ class Service:
 
     kind = b"text/event-stream"
 
+    async def events(self, request: Request) -> AsyncGenerator[Mapping[str, Any]]:
+        """What a streamed answer consists of."""
+        for event in EVENTS:
+            yield event
+
     async def check(self, request: Request, answer: Answer) -> None:
         """Refuse what the real one would."""
 
     def packed(self, event: Mapping[str, Any]) -> bytes:
         return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+
+
+class KeyedService(Service):
+    """Lets in who has one of the keys, in the header that it wants."""
+
+    def __init__(self, header: str, *keys: str) -> None:
+        super().__init__()
+        self.header = header
+        self.keys = set(keys)
+
+    async def check(self, request: Request, answer: Answer) -> None:
+        if request.header(self.header) not in self.keys:
+            body = b'{"type": "error", "error": {"type": "authentication_error", "message": "no"}}'
+            await answer.whole(401, body, {"content-type": "application/json"})
 
 
 class BedrockService(Service):

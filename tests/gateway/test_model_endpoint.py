@@ -21,7 +21,7 @@ from sandboxkit.gateway.model.endpoint import ModelEndpoint
 from sandboxkit.gateway.model.meter import Meter, Price
 from sandboxkit.testing import Reply, ScriptedModel, fail, say
 from sandboxkit.usage import Usage
-from tests.gateway.service import Service
+from tests.gateway.service import KeyedService, Service
 
 MODEL = "claude-sonnet-4-5"
 BODY: dict[str, Any] = {
@@ -114,6 +114,27 @@ async def test_the_key_is_added_outside_and_the_token_stays_here() -> None:
     assert not {"cookie", "x-evil", "authorization"} & sent.keys()
     assert "the-real-key" not in repr(served) + repr(upstream)
     assert "the-real-key" not in str(served.environment("127.0.0.1", served.port))
+
+
+async def test_a_bearer_token_goes_to_a_base_url_with_a_path() -> None:
+    async with KeyedService("authorization", "Bearer the-real-token") as service:
+        upstream = Anthropic(auth_token="the-real-token", base_url=f"{service.url}/a/proxy/")
+        async with ModelEndpoint(upstream) as served, inside(served) as client:
+            assert (await client.post("/v1/messages", json=BODY)).status_code == 200
+    (request,) = service.requests
+    assert request.target == "/a/proxy/v1/messages"
+    assert not request.header("x-api-key")
+    assert "the-real-token" not in repr(upstream)
+
+
+async def test_the_environments_key_and_address_go_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with KeyedService("x-api-key", "of-the-environment") as service:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", service.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "of-the-environment")
+        async with ModelEndpoint(Anthropic()) as served, inside(served) as client:
+            assert (await client.post("/v1/messages", json=BODY)).status_code == 200
 
 
 async def test_a_client_that_hangs_up_stops_the_model() -> None:

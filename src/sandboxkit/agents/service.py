@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 from sandboxkit.errors import UnsupportedError
 from sandboxkit.gateway.model.anthropic import Anthropic
 from sandboxkit.gateway.model.bedrock import Bedrock
+from sandboxkit.gateway.model.foundry import Foundry
 from sandboxkit.gateway.model.upstream import Upstream
 from sandboxkit.gateway.model.vertex import Vertex
 
@@ -17,17 +19,19 @@ CREDENTIALS: Final = frozenset(
         "ANTHROPIC_API_KEY",
         "ANTHROPIC_AUTH_TOKEN",
         "ANTHROPIC_FOUNDRY_API_KEY",
+        "ANTHROPIC_FOUNDRY_AUTH_TOKEN",
         "AWS_ACCESS_KEY_ID",
         "AWS_BEARER_TOKEN_BEDROCK",
         "AWS_SECRET_ACCESS_KEY",
         "AWS_SESSION_TOKEN",
+        "AZURE_CLIENT_SECRET",
         "CLAUDE_CODE_OAUTH_TOKEN",
         "GOOGLE_APPLICATION_CREDENTIALS",
     }
 )
 """Variables that never enter a sandbox."""
 
-_NOT_YET: Final = ("CLAUDE_CODE_USE_FOUNDRY", "CLAUDE_CODE_OAUTH_TOKEN")
+_NOT_YET: Final = ("CLAUDE_CODE_OAUTH_TOKEN",)
 
 
 def upstream_for(
@@ -36,9 +40,9 @@ def upstream_for(
     """The service that the CLI would use on this machine, with its credential.
 
     Without `model_url` that is what `env`, or else the environment, says:
-    `CLAUDE_CODE_USE_BEDROCK`, `CLAUDE_CODE_USE_VERTEX`, or `ANTHROPIC_BASE_URL` with
-    `ANTHROPIC_API_KEY` or `ANTHROPIC_AUTH_TOKEN`. The environment's key is never sent to
-    an explicit `model_url`.
+    `CLAUDE_CODE_USE_BEDROCK`, `CLAUDE_CODE_USE_VERTEX`, `CLAUDE_CODE_USE_FOUNDRY`, or
+    `ANTHROPIC_BASE_URL` with `ANTHROPIC_API_KEY` or `ANTHROPIC_AUTH_TOKEN`. The
+    environment's key is never sent to an explicit `model_url`.
 
     Args:
         env: `ClaudeAgentOptions.env`.
@@ -67,6 +71,15 @@ def upstream_for(
             project=found.get("ANTHROPIC_VERTEX_PROJECT_ID"),
             region=found.get("CLOUD_ML_REGION"),
             base_url=found.get("ANTHROPIC_VERTEX_BASE_URL"),
+        )
+    elif model_url is None and _is_set(found, "CLAUDE_CODE_USE_FOUNDRY"):
+        token = found.get("ANTHROPIC_FOUNDRY_AUTH_TOKEN")
+        base = found.get("ANTHROPIC_FOUNDRY_BASE_URL")
+        upstream = Foundry(
+            resource=None if base else found.get("ANTHROPIC_FOUNDRY_RESOURCE"),
+            base_url=base,
+            api_key=None if token else found.get("ANTHROPIC_FOUNDRY_API_KEY"),
+            token_provider=partial(str, token) if token else None,
         )
     else:
         key = api_key or found.get("ANTHROPIC_API_KEY")

@@ -55,7 +55,8 @@ class ClaudeCode(Agent):
             `default_options()`. Paths in them: see `sandboxkit.agents.claude_code.options`.
             A `Session` sets the session id and partial messages itself.
         upstream: The service that has the model: `Anthropic(...)`, `Bedrock(region=...)`,
-            `Vertex(project=..., region=...)`. None is what the CLI would use here.
+            `Vertex(project=..., region=...)`, `Foundry(resource=...)`. None is what the CLI
+            would use here.
         model_url: Short for an `Anthropic` service at this base URL, seen from this machine.
         api_key: The key for it, which stays on this machine. None is the one that the CLI
             would find here: `ANTHROPIC_API_KEY`; with an explicit `model_url`, none at all.

@@ -72,7 +72,8 @@ class SandboxTransport(Transport):
     Args:
         sandbox: Where; it needs the CLI, which `claude_code_artifact()` brings.
         options: As for the client.
-        upstream: The service that has the model, if not that: `Anthropic`, `Bedrock`, `Vertex`.
+        upstream: The service that has the model, if not that: `Anthropic`, `Bedrock`, `Vertex`,
+            `Foundry`.
         account: Budgets and the meter; None is without limits, and a meter of its own.
 
     Raises:

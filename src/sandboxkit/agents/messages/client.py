@@ -83,9 +83,9 @@ def connect(
             base_url=environment["ANTHROPIC_VERTEX_BASE_URL"],
             **common,
         )
-    return anthropic.AsyncAnthropic(
-        api_key=token, base_url=environment["ANTHROPIC_BASE_URL"], **common
-    )
+    # Foundry speaks the same API; its own client only adds other credentials.
+    base = environment.get("ANTHROPIC_FOUNDRY_BASE_URL") or environment["ANTHROPIC_BASE_URL"]
+    return anthropic.AsyncAnthropic(api_key=token, base_url=base, **common)
 
 
 def _load_bedrock_model() -> None:

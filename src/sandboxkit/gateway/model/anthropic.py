@@ -47,13 +47,7 @@ class Anthropic(Upstream):
 
     def check(self) -> None:
         """See `Upstream.check`. An address that is not Anthropic's may need no key."""
-        parts = urlsplit(self.url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
-            raise InvalidSpecError(
-                "The address of the model must be like https://api.example.com, without a user "
-                f"or password in it; its scheme is {parts.scheme!r} and its host "
-                f"{parts.hostname!r}."
-            )
+        checked_url(self.url)
         if not self._credential() and self.url == DEFAULT_URL:
             raise AuthenticationError(
                 "There is no key for the Anthropic API. Set ANTHROPIC_API_KEY in the environment, "
@@ -75,15 +69,7 @@ class Anthropic(Upstream):
 
     def model_of(self, request: Request, body: Mapping[str, Any]) -> str | None:
         """See `Upstream.model_of`."""
-        path = request.target.partition("?")[0]
-        if not _PATHS.fullmatch(path) or request.method not in {"GET", "HEAD", "POST"}:
-            raise RefusedError(
-                HTTPStatus.FORBIDDEN,
-                "permission_error",
-                "Only the Messages API can be reached from here.",
-            )
-        model = body.get("model")
-        return model if isinstance(model, str) else None
+        return messages_model(request, body)
 
     async def outgoing(self, request: Request, body: bytes) -> Outgoing:
         """See `Upstream.outgoing`."""
@@ -94,3 +80,34 @@ def passed(request: Request) -> dict[str, str]:
     """The headers that go on; compressed answers could not be metered."""
     kept = {name: value for name, value in request.headers if _PASSED.fullmatch(name)}
     return {**kept, "accept-encoding": "identity"}
+
+
+def checked_url(url: str) -> None:
+    """See that it can be the address of a service.
+
+    Raises:
+        InvalidSpecError: It cannot; what it is stays out of the message, as far as it is secret.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
+        raise InvalidSpecError(
+            "The address of the model must be like https://api.example.com, without a user "
+            f"or password in it; its scheme is {parts.scheme!r} and its host {parts.hostname!r}."
+        )
+
+
+def messages_model(request: Request, body: Mapping[str, Any]) -> str | None:
+    """The model that a request to the Messages API asks for.
+
+    Raises:
+        RefusedError: It is a request to something else.
+    """
+    path = request.target.partition("?")[0]
+    if not _PATHS.fullmatch(path) or request.method not in {"GET", "HEAD", "POST"}:
+        raise RefusedError(
+            HTTPStatus.FORBIDDEN,
+            "permission_error",
+            "Only the Messages API can be reached from here.",
+        )
+    model = body.get("model")
+    return model if isinstance(model, str) else None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from http import HTTPStatus
 from importlib import import_module
@@ -24,6 +25,8 @@ _PATH: Final = re.compile(
     r"/projects/(?P<project>[\w.:-]+)/locations/(?P<region>[\w-]+)/publishers/anthropic/models/"
     r"(?P<model>[\w.@-]+):(rawPredict|streamRawPredict|countTokens)"
 )
+_DATED: Final = re.compile(r"-(\d{8})$")
+_GEOGRAPHIES: Final = frozenset({"us", "eu"})
 _SCOPE: Final = "https://www.googleapis.com/auth/cloud-platform"
 _TOKEN_S: Final = 30.0
 
@@ -34,13 +37,20 @@ class Vertex(Upstream):
 
     Args:
         project: The project's id; None is `ANTHROPIC_VERTEX_PROJECT_ID`.
-        region: Such as `europe-west1`, or `global`; None is `CLOUD_ML_REGION`.
+        region: Such as `europe-west1`, or `us`, `eu`, `global`; None is `CLOUD_ML_REGION`.
         base_url: The service's address, where it is not Google's own.
+        credentials: A `google.auth.credentials.Credentials`; None is the default chain.
+            What has expired is refreshed on the host, also in the middle of a session.
     """
 
     project: str | None = None
     region: str | None = None
     base_url: str | None = None
+    credentials: Any = field(default=None, repr=False, compare=False)  # google.auth has no types
+
+    _lock: threading.Lock = field(
+        default_factory=threading.Lock, init=False, repr=False, compare=False
+    )
 
     name: ClassVar[str] = "vertex"
     price_provider: ClassVar[str] = "google"
@@ -73,8 +83,12 @@ class Vertex(Upstream):
             "CLOUD_ML_REGION": self._region,
         }
 
+    def model_name(self, asked: str | None) -> str | None:
+        """See `Upstream.model_name`: Vertex writes a date after an `@`."""
+        return None if asked is None else _DATED.sub(r"@\1", asked)
+
     def model_of(self, request: Request, body: Mapping[str, Any]) -> str | None:
-        """See `Upstream.model_of`."""
+        """See `Upstream.model_of`. Where tokens are counted, the body names the model."""
         match = _PATH.fullmatch(request.target.partition("?")[0])
         mine = match is not None and (match["project"], match["region"]) == (
             self._project,
@@ -87,14 +101,13 @@ class Vertex(Upstream):
                 f"Only Claude's models of {self._project} in {self._region} can be reached.",
             )
         asked = body.get("model")
-        return (
-            asked if match["model"] == "count-tokens" and isinstance(asked, str) else match["model"]
-        )
+        if match["model"] == "count-tokens" and isinstance(asked, str):
+            return asked
+        return match["model"]
 
     async def outgoing(self, request: Request, body: bytes) -> Outgoing:
         """See `Upstream.outgoing`."""
-        prefix = "" if self._region == "global" else f"{self._region}-"
-        base = (self.base_url or f"https://{prefix}aiplatform.googleapis.com/v1").rstrip("/")
+        base = (self.base_url or f"https://{_host(self._region)}/v1").rstrip("/")
         from google.auth.exceptions import GoogleAuthError
 
         try:
@@ -115,11 +128,23 @@ class Vertex(Upstream):
         from google.auth.transport.requests import Request as Transport
 
         credentials = self._credentials
-        if not credentials.valid:
-            credentials.refresh(Transport())
-        return str(credentials.token)
+        with self._lock:  # several requests may find that it has expired
+            if not credentials.valid:
+                credentials.refresh(Transport())
+            return str(credentials.token)
 
     @cached_property
     def _credentials(self) -> Any:
-        auth: Any = import_module("google.auth")  # it has no types
+        if self.credentials is not None:
+            return self.credentials
+        auth: Any = import_module("google.auth")
         return auth.default(scopes=[_SCOPE])[0]
+
+
+def _host(region: str) -> str:
+    """By the rules of `AnthropicVertex` in the `anthropic` package."""
+    if region == "global":
+        return "aiplatform.googleapis.com"
+    if region in _GEOGRAPHIES:
+        return f"aiplatform.{region}.rep.googleapis.com"
+    return f"{region}-aiplatform.googleapis.com"
