@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sandboxkit.channel.files import FileInfo, Files
     from sandboxkit.channel.process import PIPE, ExecResult, Process
     from sandboxkit.channel.tunnels import Address, Ports
-    from sandboxkit.errors import SandboxError
+    from sandboxkit.errors import BudgetExceededError, SandboxError
     from sandboxkit.gateway.decisions import Decision
     from sandboxkit.gateway.limits import Limits
     from sandboxkit.gateway.model.anthropic import Anthropic
@@ -58,6 +58,7 @@ _HOME = {
     "Anthropic": "gateway.model.anthropic",
     "Bedrock": "gateway.model.bedrock",
     "Budget": "gateway.model.budget",
+    "BudgetExceededError": "errors",
     "Foundry": "gateway.model.foundry",
     "Price": "gateway.model.meter",
     "Vertex": "gateway.model.vertex",
@@ -99,6 +100,7 @@ __all__ = [
     "Artifact",
     "Bedrock",
     "Budget",
+    "BudgetExceededError",
     "Capabilities",
     "ClaudeCode",
     "Decision",

@@ -305,3 +305,36 @@ class AgentError(SandboxError):
     """The agent could not be started, or ended without a result."""
 
     default_code = "agent"
+
+
+class BudgetExceededError(AgentError):
+    """A limit of a `Budget` is reached, and a request to the model was refused on the host.
+
+    It is no outage: nothing is wrong with the service. The session can go on once the limit
+    is raised: `budget.allow(usd=...)`.
+
+    Args:
+        message: As for `SandboxError`.
+        limit: Which limit: `usd`, `tokens`, `requests` or `wall_s`.
+        allowed: What it allows.
+        spent: What has been spent, by the names of the limits.
+        **fields: As for `SandboxError`. `code` is `budget`, or `no_price` where a budget in
+            dollars cannot be kept because the model's price is not known.
+    """
+
+    default_code = "budget"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: str,
+        allowed: float | None,
+        spent: dict[str, float],
+        **fields: Any,
+    ) -> None:
+        fields.setdefault("retryable", False)
+        super().__init__(message, **fields)
+        self.limit = limit
+        self.allowed = allowed
+        self.spent = spent

@@ -68,8 +68,8 @@ class _Closing:
     async def __aenter__(self) -> httpx.Response:
         return await self._stream.__aenter__()
 
-    async def __aexit__(self, *exc: Any) -> None:
-        await self._stream.__aexit__(*exc)
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stream.__aexit__(None, None, None)
         await self._client.aclose()
 
 

@@ -277,7 +277,7 @@ async def test_a_budget_stops_the_request_after_it_is_spent() -> None:
         async with inside(served) as client:
             assert (await client.post("/v1/messages", json=BODY)).status_code == 200
             refused = await client.post("/v1/messages", json=BODY)
-            assert refused.status_code == 403
+            assert refused.status_code == 402
             assert refused.json()["error"]["type"] == "budget_exceeded"
             assert refused.headers["x-should-retry"] == "false"
             assert len(model.requests) == 1
@@ -293,7 +293,7 @@ async def test_a_budget_is_shared() -> None:
         async with endpoint(model, budgets=(budget,)) as one, inside(one) as client:
             assert (await client.post("/v1/messages", json=BODY)).status_code == 200
         async with endpoint(model, budgets=(budget,)) as two, inside(two) as client:
-            assert (await client.post("/v1/messages", json=BODY)).status_code == 403
+            assert (await client.post("/v1/messages", json=BODY)).status_code == 402
 
 
 async def test_dollars_need_a_price() -> None:

@@ -7,11 +7,13 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from sandboxkit.agents.latency import Latency
 from sandboxkit.gateway.model.meter import Sum
 from sandboxkit.usage import Usage
 
 if TYPE_CHECKING:
     from sandboxkit.agents.events import Event, Message
+    from sandboxkit.errors import BudgetExceededError
     from sandboxkit.gateway.model.account import Account
     from sandboxkit.sandbox import Sandbox
     from sandboxkit.spec import SandboxSpec
@@ -20,24 +22,6 @@ __all__ = ["INTERFACE_VERSION", "Agent", "Conversation", "Latency", "RunResult",
 
 INTERFACE_VERSION: Final = 1
 """The version of `Agent`. A plugin written for another is refused by name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Seconds on the host's monotonic clock, from the prompt on.
-
-    Times are those at which a message reached the host, however slowly the caller reads.
-
-    Attributes:
-        first_token_s: Until the first piece of the model's answer; None where there was none.
-        total_s: Until the result.
-        tools_s: How long at least one tool call of the agent itself was open, hooks and
-            permission callbacks included; parallel calls count once.
-    """
-
-    first_token_s: float | None
-    total_s: float
-    tools_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +43,10 @@ class RunResult:
         session_id: The agent's id of the conversation, for `Session(resume=...)`.
         metered: The same run as the gateway has counted it, outside of the agent's reach;
             None for an agent that does not go through it.
+        over_budget: The limit that the run was stopped by; `stop_reason` is then
+            `max_budget`. Raise the limit with `budget.allow(...)`, and the next prompt goes on.
+        notes: What a careful reader should know of the figures, such as that the agent and
+            the gateway have counted differently.
         structured_output: The value that was asked for by a schema, or None.
         raw: The agent's own result object.
     """
@@ -74,6 +62,8 @@ class RunResult:
     latency: Latency
     session_id: str
     metered: Sum | None = None
+    over_budget: BudgetExceededError | None = None
+    notes: tuple[str, ...] = ()
     structured_output: object = None
     raw: object = field(default=None, repr=False, compare=False)
 

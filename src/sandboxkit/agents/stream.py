@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
@@ -63,6 +65,7 @@ class Turn:
         self._settling: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._held: deque[Event] = deque()
+        self._machine_s = 0.0
         self._over = False
         self.left = False
 
@@ -79,7 +82,9 @@ class Turn:
         try:
             if self._events is None:
                 self._loop = asyncio.get_running_loop()
+                began = time.monotonic()
                 self._conversation = await self._owner.begin(self)
+                self._machine_s = time.monotonic() - began
                 self._events = self._conversation.turn(self._prompt)
             event = await anext(self._events)
         except asyncio.CancelledError:
@@ -89,6 +94,8 @@ class Turn:
             await self._failed()
             raise
         if isinstance(event, Finished):
+            latency = event.result.latency.after(self._machine_s)
+            event = replace(event, result=replace(event.result, latency=latency))
             self._over = True
             self._owner.finished(self, event.result)
             await self._events.aclose()

@@ -99,9 +99,10 @@ def _times(result: RunResult, phases: Phases) -> Iterator[tuple[str, float, str]
     yield "prepare", phases.prepare, " image and CLI"
     yield "create", phases.create, " sandbox"
     yield "connect", phases.connect, " agent"
-    if latency.first_token_s is not None:
-        yield "first token", latency.first_token_s, ""
+    yield "first token", latency.model_wait_s, " of all requests"
+    yield "model", latency.generation_s, " from there to the end"
+    if latency.queue_s:
+        yield "queue", latency.queue_s, " budgets, and requests that failed"
     yield "tools", latency.tools_s, ""
-    model = latency.total_s - latency.tools_s - (latency.first_token_s or 0.0)
-    yield "model", max(0.0, model), " the rest of the turns"
+    yield "agent", latency.machine_s + latency.other_s, " the rest of the turns"
     yield "close", phases.close, " sandbox and agent"

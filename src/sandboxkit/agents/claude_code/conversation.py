@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -13,10 +14,12 @@ from claude_agent_sdk import ResultMessage
 
 from sandboxkit.agents.base import Conversation, Latency, RunResult
 from sandboxkit.agents.claude_code import messages
+from sandboxkit.agents.claude_code.comparison import disagreements
 from sandboxkit.agents.claude_code.failures import as_sandbox_errors
 from sandboxkit.agents.claude_code.inbox import Inbox
 from sandboxkit.agents.claude_code.totals import NOTHING, Totals, totals_of
 from sandboxkit.agents.events import Event, Finished, Message, Notice, ToolCall, ToolResult
+from sandboxkit.agents.latency import breakdown
 from sandboxkit.concurrency import run_to_end
 from sandboxkit.gateway.model.meter import Sum
 
@@ -24,10 +27,12 @@ if TYPE_CHECKING:
     from claude_agent_sdk import ClaudeSDKClient
     from claude_agent_sdk import Message as SdkMessage
 
-    from sandboxkit.gateway.model.meter import Meter
+    from sandboxkit.agents.latency import Span
+    from sandboxkit.gateway.model.meter import Meter, ModelCall
 
 _CLOSE_S: Final = 90.0
 _INTERRUPT_S: Final = 2.0
+_MOST_CALLS: Final = 10_000
 
 
 class ClaudeCodeConversation(Conversation):
@@ -55,6 +60,8 @@ class ClaudeCodeConversation(Conversation):
         self._totals = before
         self._meter = meter
         self._metered = Sum() if meter is None else meter.total
+        self._calls: deque[ModelCall] = deque(maxlen=_MOST_CALLS)  # since the last result
+        self._unlisten = None if meter is None else meter.listen(self._calls.append)
 
     @property
     def client(self) -> ClaudeSDKClient:
@@ -78,7 +85,8 @@ class ClaudeCodeConversation(Conversation):
                     yield event
                 if isinstance(message, ResultMessage):
                     if last:
-                        yield Finished(self._result(message, kept, clock.read(at)), raw=message)
+                        latency = clock.read(at, self._calls_since(clock.began))
+                        yield Finished(self._result(message, kept, latency), raw=message)
                     else:
                         yield Notice("background_result", raw=message)
 
@@ -99,18 +107,26 @@ class ClaudeCodeConversation(Conversation):
         before, cost = self._totals, message.total_cost_usd
         if message.model_usage:
             self._totals = totals_of(message.model_usage, cost)
+        usage = self._totals.usage - before.usage
+        cost = None if cost is None else max(0.0, cost - before.cost_usd)
+        metered, refusal = self._metered_since(), None
+        if message.is_error:
+            refusal = next((c.over_budget for c in reversed(self._calls) if c.over_budget), None)
+        self._calls.clear()
         return RunResult(
             text=message.result or "",
             messages=tuple(kept),
             turns=message.num_turns,
-            stop_reason=messages.stop_reason(message),
+            stop_reason="max_budget" if refusal else messages.stop_reason(message),
             is_error=message.is_error,
             errors=messages.errors(message),
-            usage=self._totals.usage - before.usage,
-            cost_usd=None if cost is None else max(0.0, cost - before.cost_usd),
+            usage=usage,
+            cost_usd=cost,
             latency=latency,
             session_id=message.session_id,
-            metered=self._metered_since(),
+            metered=metered,
+            over_budget=refusal,
+            notes=() if metered is None else disagreements(usage, cost, metered),
             structured_output=message.structured_output,
             raw=message,
         )
@@ -121,6 +137,9 @@ class ClaudeCodeConversation(Conversation):
             return None
         before, self._metered = self._metered, self._meter.total
         return self._metered - before
+
+    def _calls_since(self, began: float) -> list[ModelCall]:
+        return [call for call in self._calls if call.began >= began]
 
     async def interrupt(self) -> None:
         """See `Conversation.interrupt`."""
@@ -136,7 +155,9 @@ class ClaudeCodeConversation(Conversation):
         with as_sandbox_errors(self._stderr):
             async for at, message, last in self._until_answered():
                 if last and isinstance(message, ResultMessage):
-                    result = self._result(message, (), Latency(None, at - began, 0.0))
+                    result = self._result(
+                        message, (), Latency(None, at - began, other_s=at - began)
+                    )
         return result
 
     async def aclose(self) -> None:
@@ -149,6 +170,8 @@ class ClaudeCodeConversation(Conversation):
             # In mid-stream the CLI does not leave on the end of its input.
             with contextlib.suppress(Exception), anyio.move_on_after(_INTERRUPT_S):
                 await self._inbox.interrupt()
+        if self._unlisten is not None:
+            self._unlisten()
         await self._inbox.aclose()
         await self._client.disconnect()
 
@@ -166,11 +189,11 @@ class _Clock:
     """Takes the times of one turn."""
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
+        self.began = time.monotonic()
         self._first: float | None = None
         self._open: set[str] = set()
         self._opened = 0.0
-        self._tools = 0.0
+        self._tools: list[Span] = []
 
     def saw(self, event: Event, message: SdkMessage, at: float) -> None:
         """Note an event, and when its message came."""
@@ -185,10 +208,9 @@ class _Clock:
         elif isinstance(event, ToolResult) and event.id in self._open:
             self._open.discard(event.id)
             if not self._open:
-                self._tools += at - self._opened
+                self._tools.append((self._opened, at))
 
-    def read(self, at: float) -> Latency:
+    def read(self, at: float, calls: Sequence[ModelCall]) -> Latency:
         """The times of a turn that ended then."""
-        tools = self._tools + (at - self._opened if self._open else 0.0)
-        first = None if self._first is None else self._first - self._began
-        return Latency(first, at - self._began, tools)
+        tools = [*self._tools, (self._opened, at)] if self._open else self._tools
+        return breakdown((self.began, at), first_token=self._first, calls=calls, tools=tools)

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from sandboxkit.errors import InvalidSpecError, SandboxError
+from sandboxkit.errors import BudgetExceededError, InvalidSpecError
+
+__all__ = ["Budget", "BudgetExceededError", "Hold", "Worst"]
 
 _KINDS: Final = ("usd", "tokens", "requests", "wall_s")
+_MEASURED: Final = ("usd", "tokens")  # known when a request has ended; the others before
 
 
-class BudgetExceeded(SandboxError):
-    """A limit is reached. The session can go on once it is raised: `budget.allow(usd=...)`."""
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """The most that a request can spend, as far as can be told before it goes out.
 
-    default_code = "budget"
+    Attributes:
+        usd: Dollars; None where its model has no known price.
+        tokens: Tokens.
+    """
+
+    usd: float | None = 0.0
+    tokens: int = 0
 
 
 class Budget:
     """Limits for one session, or for several that share it. Any thread may use it.
 
-    A request is refused once a limit is reached: what one request costs is known when it
-    has ended, so the last one may pass the limit. Requests are counted when they begin.
+    A request is refused once a limit is reached. What one request costs is known when it has
+    ended, so the last one may pass the limit; but only one: while others are under way, a
+    request goes out only if the most that all of them can cost still fits, and waits for
+    them otherwise (`ModelCall.queued_s`). So a limit is passed by one request at the most,
+    however many sessions share it. Requests are counted when they begin; `wall_s` refuses
+    what begins later, and cuts nothing off.
 
     Args:
         usd: Dollars, at the prices that the meter uses. A model without a known price is
@@ -46,6 +64,8 @@ class Budget:
         self._limits: dict[str, float | None] = dict.fromkeys(_KINDS)
         self._spent: dict[str, float] = dict.fromkeys(_KINDS, 0.0)
         self._began: float | None = None
+        self._holds: set[Hold] = set()
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self.allow(usd=usd, tokens=tokens, requests=requests, wall_s=wall_s)
 
     def __repr__(self) -> str:
@@ -58,7 +78,10 @@ class Budget:
         return f"<Budget {' '.join(parts) or 'without a limit'}>"
 
     def allow(self, **limits: float | None) -> None:
-        """Set new limits, in all: those not named stay, None takes one away."""
+        """Set new limits, in all: those not named stay, None takes one away.
+
+        A session whose request was refused goes on with its next prompt.
+        """
         for name, limit in limits.items():
             if name not in _KINDS:
                 raise InvalidSpecError(f"a budget has {', '.join(_KINDS)}, not {name!r}")
@@ -66,42 +89,127 @@ class Budget:
                 raise InvalidSpecError(f"{name} must be 0 or more, not {limit!r}")
         with self._lock:
             self._limits.update(limits)
+            self._wake()
+
+    @property
+    def limits(self) -> dict[str, float | None]:
+        """The limits, by name; None is none."""
+        with self._lock:
+            return dict(self._limits)
 
     @property
     def spent(self) -> dict[str, float]:
         """What has been spent, by the names of the limits."""
         with self._lock:
-            wall = 0.0 if self._began is None else time.monotonic() - self._began
-            return {**self._spent, "wall_s": wall}
+            return self._now()
 
-    def begin(self, *, priced: bool) -> None:
-        """Count a request that is about to go out.
+    @property
+    def has_usd(self) -> bool:
+        """Whether dollars are limited, so that prices matter."""
+        return self._limits["usd"] is not None
+
+    async def hold(self, worst: Worst) -> Hold:
+        """Let a request go out, when there is room for it. It must be ended.
 
         Args:
-            priced: Whether its model has a known price.
+            worst: The most that it can spend.
 
         Raises:
-            BudgetExceeded: It must not.
+            BudgetExceededError: A limit is reached.
         """
-        with self._lock:
-            self._began = time.monotonic() if self._began is None else self._began
-            now = {**self._spent, "wall_s": time.monotonic() - self._began}
-            for name, limit in self._limits.items():
-                if limit is not None and now[name] >= limit:
-                    raise BudgetExceeded(
-                        f"the budget of {limit:g} {name} is spent ({now[name]:g})", retryable=False
-                    )
-            if self._limits["usd"] is not None and not priced:
-                raise BudgetExceeded(
-                    "the price of this model is not known, so a budget in dollars cannot be kept: "
-                    "give its price, or a budget in tokens",
-                    code="no_price",
-                    retryable=False,
-                )
-            self._spent["requests"] += 1
+        while True:
+            loop, freed = asyncio.get_running_loop(), asyncio.Event()
+            with self._lock:
+                if self._admits(worst):
+                    hold = Hold(self, worst)
+                    self._holds.add(hold)
+                    self._spent["requests"] += 1
+                    return hold
+                self._waiting.append((loop, freed))
+            try:
+                await freed.wait()
+            finally:
+                with self._lock, contextlib.suppress(ValueError):
+                    self._waiting.remove((loop, freed))
 
-    def spend(self, *, usd: float, tokens: int) -> None:
-        """Count what a request has cost."""
+    def _now(self) -> dict[str, float]:
+        wall = 0.0 if self._began is None else time.monotonic() - self._began
+        return {**self._spent, "wall_s": wall}
+
+    def _admits(self, worst: Worst) -> bool:
+        """Whether it may go out now; where not, it may when others have ended."""
+        self._began = time.monotonic() if self._began is None else self._began
+        now = self._now()
+        for name, limit in self._limits.items():
+            if limit is not None and now[name] >= limit:
+                raise _exceeded(name, limit, now)
+        if self._limits["usd"] is not None and worst.usd is None:
+            raise BudgetExceededError(
+                "the price of this model is not known, so a budget in dollars cannot be kept: "
+                "give its price, or a budget in tokens",
+                limit="usd",
+                allowed=self._limits["usd"],
+                spent=now,
+                code="no_price",
+            )
+        if not self._holds:
+            return True
+        for name in _MEASURED:
+            limit = self._limits[name]
+            held = sum(_of(hold.worst, name) for hold in self._holds)
+            if limit is not None and now[name] + held + _of(worst, name) > limit:
+                return False
+        return True
+
+    def end(self, hold: Hold, *, usd: float, tokens: int) -> None:
+        """A request has ended, and has cost this. A second call does nothing."""
         with self._lock:
-            self._spent["usd"] += usd
-            self._spent["tokens"] += tokens
+            if hold in self._holds:
+                self._holds.remove(hold)
+                self._spent["usd"] += usd
+                self._spent["tokens"] += tokens
+                self._wake()
+
+    def cancel(self, hold: Hold) -> None:
+        """A request has not gone out."""
+        with self._lock:
+            if hold in self._holds:
+                self._holds.remove(hold)
+                self._spent["requests"] -= 1
+                self._wake()
+
+    def _wake(self) -> None:
+        for loop, freed in self._waiting:
+            with contextlib.suppress(RuntimeError):  # that loop is gone
+                loop.call_soon_threadsafe(freed.set)
+
+
+class Hold:
+    """A request that counts against a budget until it has ended."""
+
+    __slots__ = ("_budget", "worst")
+
+    def __init__(self, budget: Budget, worst: Worst) -> None:
+        self._budget = budget
+        self.worst = worst
+
+    def end(self, *, usd: float, tokens: int) -> None:
+        """It has ended, and has cost this. A second call does nothing."""
+        self._budget.end(self, usd=usd, tokens=tokens)
+
+    def cancel(self) -> None:
+        """It has not gone out."""
+        self._budget.cancel(self)
+
+
+def _of(worst: Worst, name: str) -> float:
+    return float(worst.tokens if name == "tokens" else worst.usd or 0.0)
+
+
+def _exceeded(name: str, limit: float, spent: Mapping[str, float]) -> BudgetExceededError:
+    return BudgetExceededError(
+        f"the budget of {limit:g} {name} is spent ({spent[name]:g})",
+        limit=name,
+        allowed=limit,
+        spent=dict(spent),
+    )

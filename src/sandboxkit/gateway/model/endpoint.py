@@ -25,8 +25,9 @@ import anyio
 import anyio.to_thread
 import httpx
 
+from sandboxkit.errors import BudgetExceededError
 from sandboxkit.gateway.model.account import Account
-from sandboxkit.gateway.model.budget import BudgetExceeded
+from sandboxkit.gateway.model.budget import Hold, Worst
 from sandboxkit.gateway.model.meter import ModelCall
 from sandboxkit.gateway.model.readers import Tally, reader_for
 from sandboxkit.gateway.model.server import Answer, HttpServer, RefusedError, Request
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 _CONNECT_S: Final = 30.0
 _SETTLE_S: Final = 5.0
 _SILENCE_S: Final = 600.0  # the Messages API pings a stream more often than that
+_MOST_TOKENS: Final = 64_000  # where a request does not say
 _KEPT_HEADERS: Final = frozenset(
     {"content-type", "request-id", "x-request-id", "retry-after", "x-should-retry"}
 )
@@ -52,11 +54,16 @@ class _Exchange:
     """One request under way, for its account."""
 
     began: float
+    at: datetime
     model: str | None = None
+    counted: bool = False
     status: int = 0
+    admitted: float | None = None
     first_byte: float | None = None
     tally: Tally = field(default_factory=Tally)
     refused: str | None = None
+    over_budget: BudgetExceededError | None = None
+    holds: list[Hold] = field(default_factory=list[Hold])
 
 
 class ModelEndpoint:
@@ -148,22 +155,22 @@ class ModelEndpoint:
             self._settled = anyio.Event()
 
     async def _exchange(self, request: Request, answer: Answer) -> None:
-        exchange = _Exchange(time.monotonic())
-        at = datetime.now(UTC)
-        counted = False
+        exchange = _Exchange(time.monotonic(), datetime.now(UTC))
         try:
             request = self._let_in(request)
             body = _json(request.body)
             exchange.model = self._upstream.model_of(request, body)
-            counted = request.method == "POST"
+            exchange.counted = request.method == "POST"
             body_out = self._checked(request, body, exchange.model)
+            if exchange.counted and exchange.model is not None:
+                await self._admit(exchange, exchange.model, request, body)
+            exchange.admitted = time.monotonic()
             await self._forward(request, body_out, answer, exchange)
         except RefusedError as refusal:
             exchange.refused, exchange.status = str(refusal), refusal.status
             raise
         finally:
-            if counted:
-                self._account(at, exchange)
+            self._account(exchange)
 
     def _let_in(self, request: Request) -> Request:
         """The request without its token, which must be right."""
@@ -191,25 +198,39 @@ class ModelEndpoint:
                 f"The model {model} is not allowed in this session; allowed: "
                 f"{', '.join(allowed or ()) or 'none'}.",
             )
-        if request.method == "POST" and model is not None:
-            self._begin(model)
         return request.body if self._web else without_web(request.body, body)
 
-    def _begin(self, model: str) -> None:
-        known = (
-            self.account.meter.cost(model, self._upstream.price_provider, Usage(1, 1)) is not None
-        )
+    async def _admit(
+        self, exchange: _Exchange, model: str, request: Request, body: Mapping[str, Any]
+    ) -> None:
+        """Wait until every budget has room for it."""
+        budgets = sorted(self.account.budgets, key=id)  # one order for all: no two wait in a ring
+        if not budgets:
+            return
+        most = _most(request, body)
+        usd: float | None = 0.0
+        if any(budget.has_usd for budget in budgets):
+            usd = self.account.meter.cost(model, self._upstream.price_provider, most)
+        worst = Worst(usd, most.total_tokens)
         try:
-            for budget in self.account.budgets:
-                budget.begin(priced=known)
-        except BudgetExceeded as error:
+            for budget in budgets:
+                exchange.holds.append(await budget.hold(worst))
+        except BudgetExceededError as error:
+            for hold in exchange.holds:
+                hold.cancel()
+            exchange.over_budget = error
+            # Not 403: Claude Code would take it for a wrong key. Not 429 or 5xx: for an outage.
             raise RefusedError(
-                HTTPStatus.FORBIDDEN,
+                HTTPStatus.PAYMENT_REQUIRED,
                 "budget_exceeded",
                 f"Refused by the host, not by the service: {error.message}. Asking again will "
                 "not help.",
                 {"x-should-retry": "false"},
             ) from error
+        except BaseException:
+            for hold in exchange.holds:
+                hold.cancel()
+            raise
 
     async def _forward(
         self, request: Request, body: bytes, answer: Answer, exchange: _Exchange
@@ -233,39 +254,64 @@ class ModelEndpoint:
             exchange.status, exchange.first_byte = response.status_code, time.monotonic()
             reader = reader_for(response.headers.get("content-type", ""), exchange.tally)
             await answer.start(response.status_code, _head(response))
+            left = int(response.headers.get("content-length") or -1)
             async for chunk in response.aiter_raw():
-                await answer.send(chunk)
                 reader.feed(chunk)
+                left -= len(chunk)
+                if left == 0:
+                    reader.end()
+                if exchange.tally.complete:
+                    self._account(exchange)  # before the client has the end, and acts upon it
+                await answer.send(chunk)
             reader.end()
+            self._account(exchange)
             await answer.end()
         except httpx.HTTPError as error:
             raise ConnectionAbortedError from error
         finally:
             await response.aclose()
 
-    def _account(self, at: datetime, exchange: _Exchange) -> None:
-        def since(moment: float | None) -> float | None:
-            return None if moment is None else moment - exchange.began
-
+    def _account(self, exchange: _Exchange) -> None:
+        """Take it into the account, once."""
+        if not exchange.counted:
+            return
+        exchange.counted = False
         usage, cost = exchange.tally.usage, None
         if usage is not None:
             cost = self.account.meter.cost(exchange.model, self._upstream.price_provider, usage)
-            for budget in self.account.budgets:
-                budget.spend(usd=cost or 0.0, tokens=usage.total_tokens)
+        for hold in exchange.holds:
+            hold.end(usd=cost or 0.0, tokens=usage.total_tokens if usage else 0)
+        began = exchange.began if exchange.admitted is None else exchange.admitted
+
+        def since(moment: float | None) -> float | None:
+            return None if moment is None else moment - began
+
         self.account.meter.add(
             ModelCall(
-                at=at,
+                at=exchange.at,
+                began=exchange.began,
                 model=exchange.model,
                 status=exchange.status,
                 usage=usage,
                 cost_usd=cost,
+                queued_s=began - exchange.began,
                 first_byte_s=since(exchange.first_byte),
                 first_token_s=since(exchange.tally.first_token_at),
-                total_s=time.monotonic() - exchange.began,
+                total_s=time.monotonic() - began,
                 complete=exchange.tally.complete,
                 refused=exchange.refused,
+                over_budget=exchange.over_budget,
             )
         )
+
+
+def _most(request: Request, body: Mapping[str, Any]) -> Usage:
+    """The most that a request can spend: a token has hardly less than three bytes of JSON."""
+    asked = body.get("max_tokens")
+    return Usage(
+        cache_creation_tokens=len(request.body) // 3,  # nothing that is read costs more
+        output_tokens=asked if isinstance(asked, int) and asked > 0 else _MOST_TOKENS,
+    )
 
 
 def _any_fits(model: str, patterns: Sequence[str]) -> bool:

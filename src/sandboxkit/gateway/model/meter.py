@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from sandboxkit.errors import BudgetExceededError
 from sandboxkit.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -18,20 +19,31 @@ _KEPT: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Dollars for a million tokens of each kind."""
+    """Dollars for a million tokens of each kind.
+
+    Attributes:
+        input_usd: Tokens read.
+        output_usd: Tokens written.
+        cache_read_usd: Tokens read from the cache; None is a tenth of `input_usd`, as at
+            Anthropic (docs.anthropic.com, "Prompt caching", 2025-11).
+        cache_creation_usd: Tokens written to it; None is 1.25 times `input_usd`, likewise.
+    """
 
     input_usd: float
     output_usd: float
-    cache_read_usd: float = 0.0
-    cache_creation_usd: float = 0.0
+    cache_read_usd: float | None = None
+    cache_creation_usd: float | None = None
 
     def of(self, usage: Usage) -> float:
         """What so many tokens cost."""
+        read, creation = self.cache_read_usd, self.cache_creation_usd
+        read = self.input_usd * 0.1 if read is None else read
+        creation = self.input_usd * 1.25 if creation is None else creation
         return (
             usage.input_tokens * self.input_usd
             + usage.output_tokens * self.output_usd
-            + usage.cache_read_tokens * self.cache_read_usd
-            + usage.cache_creation_tokens * self.cache_creation_usd
+            + usage.cache_read_tokens * read
+            + usage.cache_creation_tokens * creation
         ) / 1e6
 
 
@@ -41,27 +53,34 @@ class ModelCall:
 
     Attributes:
         at: When it came, aware, UTC.
+        began: The same on the host's monotonic clock.
         model: The model that was asked for, as the service calls it; None where none was.
         status: HTTP's; 0 where the service gave no answer, or the client left before one.
-        usage: Its tokens; None where the answer did not tell.
+        usage: Its tokens; None where the answer did not tell. What was written of an answer
+            that is not `complete` is estimated.
         cost_usd: At the known price; None where tokens or price are not known.
+        queued_s: Seconds that it waited for room in a budget; the others count from then.
         first_byte_s: Seconds until the answer's head.
         first_token_s: Seconds until its first token.
         total_s: Seconds until its end.
         complete: Whether the whole answer passed.
         refused: Why it did not leave the host; None where it did.
+        over_budget: The same, where it was a budget.
     """
 
     at: datetime
+    began: float
     model: str | None
     status: int
     usage: Usage | None
     cost_usd: float | None
+    queued_s: float
     first_byte_s: float | None
     first_token_s: float | None
     total_s: float
     complete: bool
     refused: str | None = None
+    over_budget: BudgetExceededError | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

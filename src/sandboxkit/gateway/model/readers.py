@@ -10,11 +10,13 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from sandboxkit.usage import Usage
 
 _MOST: Final = 32 * 1024 * 1024  # of a line, or of an answer that is not streamed
+_TEXTS: Final = ("text", "thinking", "partial_json")
 _FIELDS: Final = {
     "input_tokens": "input_tokens",
     "output_tokens": "output_tokens",
@@ -33,13 +35,23 @@ class Tally:
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
+        self._written = 0
         self.first_token_at: float | None = None
         self.complete = False
 
     @property
     def usage(self) -> Usage | None:
-        """The tokens; None where the answer has told none."""
-        return Usage(**self._counts) if self._counts else None
+        """The tokens; None where the answer has told none.
+
+        The last word on what was written comes with the end. Of an answer that was broken
+        off it is estimated, at four characters a token, so that hanging up is not free.
+        """
+        if not self._counts:
+            return None
+        usage = Usage(**self._counts)
+        if self.complete:
+            return usage
+        return replace(usage, output_tokens=max(usage.output_tokens, self._written // 4))
 
     def saw(self, event: Mapping[str, Any]) -> None:
         """An event of the Messages API's stream, or a whole message."""
@@ -53,6 +65,8 @@ class Tally:
             self.complete = True
         elif kind in {"content_block_start", "content_block_delta"}:
             self.first_token_at = self.first_token_at or time.monotonic()
+            delta = _nested(event, "delta")
+            self._written += sum(len(str(delta.get(name, ""))) for name in _TEXTS)
 
     def _count(self, holder: Mapping[str, Any]) -> None:
         usage = _nested(holder, "usage")
@@ -73,7 +87,7 @@ class Reader(ABC):
         """The next bytes, in whichever pieces they come."""
 
     def end(self) -> None:
-        """The answer is complete."""
+        """The answer is complete. A second call does nothing."""
         return
 
     def _event(self, text: bytes | str) -> None:
@@ -118,8 +132,9 @@ class JsonReader(Reader):
 
     def end(self) -> None:
         """See `Reader.end`."""
-        if self._size <= _MOST:
+        if self._size <= _MOST and self._pieces:
             self._event(b"".join(self._pieces))
+            self._pieces.clear()
 
 
 class EventStreamReader(Reader):
