@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sandboxkit.gateway.model.vertex import Vertex
     from sandboxkit.gateway.secrets import Secret
     from sandboxkit.gateway.settings import Gateway
+    from sandboxkit.machine import MachinePrice
     from sandboxkit.network import Network
     from sandboxkit.progress import Progress
     from sandboxkit.providers.base import (
@@ -60,6 +61,7 @@ _HOME = {
     "Budget": "gateway.model.budget",
     "BudgetExceededError": "errors",
     "Foundry": "gateway.model.foundry",
+    "MachinePrice": "machine",
     "Price": "gateway.model.meter",
     "Vertex": "gateway.model.vertex",
     "Usage": "agents.base",
@@ -110,6 +112,7 @@ __all__ = [
     "Foundry",
     "Gateway",
     "Limits",
+    "MachinePrice",
     "Messages",
     "Network",
     "NetworkPolicy",

@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID, uuid4
 
+import anyio.to_thread
+
 from sandboxkit.agents.base import Agent, Conversation, RunResult, Usage
 from sandboxkit.agents.events import Finished, NetworkRefusal
 from sandboxkit.agents.registry import agents
@@ -19,6 +21,7 @@ from sandboxkit.gateway.model.account import Account
 from sandboxkit.gateway.model.budget import Budget
 from sandboxkit.gateway.model.meter import Meter
 from sandboxkit.limits import WAIT_S
+from sandboxkit.machine import MachineUsage, known_prices
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.spec import SandboxSpec
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from sandboxkit.gateway.model.meter import Price
     from sandboxkit.gateway.secrets import Secret
     from sandboxkit.gateway.settings import Gateway
+    from sandboxkit.machine import MachinePrice
     from sandboxkit.progress import Listener
 
 _CLOSE_S = 180.0
@@ -63,7 +67,9 @@ class Session:
         budget: What may be spent on the model; several sessions may share one.
         models: Patterns such as `claude-haiku-*` of the models that may be asked for; None
             is all.
-        prices: Prices of the user's own, by model; they win.
+        prices: Prices of the user's own, by model or by a pattern such as `*haiku*`; they win.
+        machine_price: The same for the machine; None is the backend's list price, where one
+            is known.
         secrets: Values that the sandbox never has; as for `Sandbox.create`.
         gateway: How the gateway reaches the world; likewise.
         **spec_fields: Single fields of the spec, as for `Sandbox.create`.
@@ -93,6 +99,7 @@ class Session:
         budget: Budget | Sequence[Budget] = (),
         models: Sequence[str] | None = None,
         prices: Mapping[str, Price] | None = None,
+        machine_price: MachinePrice | None = None,
         secrets: Sequence[Secret] = (),
         gateway: Gateway | None = None,
         **spec_fields: Any,
@@ -117,6 +124,9 @@ class Session:
         self._wait_s = wait_s
         budgets = (budget,) if isinstance(budget, Budget) else tuple(budget)
         self._account = Account(Meter(prices), budgets, None if models is None else tuple(models))
+        self._machine_price = machine_price
+        self._machine_began: float | None = None
+        self._machine_s: float | None = None  # when it has ended
         self.id = _uuid(id or resume or str(uuid4()))
         self._begun = resume is not None  # whether there is a conversation that must be found
         self._starts = 0
@@ -146,8 +156,24 @@ class Session:
 
     @property
     def meter(self) -> Meter:
-        """What was asked of models, as the gateway has counted it: `meter.total`, `meter.calls`."""
+        """What was asked of models, as the gateway has counted it.
+
+        `meter.total`, `meter.by_model`, `meter.calls`; and `async for call in meter.follow()`.
+        """
         return self._account.meter
+
+    @property
+    def machine(self) -> MachineUsage:
+        """How long there has been a machine, and what that costs beside the model."""
+        began = self._machine_began
+        seconds = self._machine_s
+        if seconds is None:
+            seconds = 0.0 if began is None else time.monotonic() - began
+        if self._sandbox is None:
+            return MachineUsage(seconds, 0.0)
+        info = self._sandbox.info
+        price = self._machine_price or known_prices().get(info.provider)
+        return MachineUsage(seconds, None if price is None else price.of(info, seconds))
 
     @property
     def conversation(self) -> Conversation:
@@ -173,15 +199,16 @@ class Session:
         """
         if self._sandbox is not None or self._closed:
             raise SandboxClosedError("A session can be entered once; make a new one.")
+        await anyio.to_thread.run_sync(known_prices)  # it reads a file
         chosen = self._chosen_agent
         self._agent = agents.make(chosen) if isinstance(chosen, str) else chosen
-        began = time.monotonic()
+        began = self._machine_began = time.monotonic()
         if isinstance(self._provider, Sandbox):
             self._sandbox = self._provider
         else:
             spec = SandboxSpec.build(self._spec, **self._spec_fields)
             spec = await self._agent.prepare(spec)
-            began = time.monotonic()
+            began = self._machine_began = time.monotonic()
             self._sandbox = await Sandbox.create(
                 self._provider,
                 spec=spec,
@@ -335,6 +362,9 @@ class Session:
         finally:
             if owned and self._sandbox is not None:
                 await self._sandbox.aclose()
+            if self._machine_began is not None:
+                self._machine_s = time.monotonic() - self._machine_began
+            self._account.meter.close()
 
     async def __aexit__(
         self,

@@ -81,7 +81,7 @@ def breakdown(
     moments = sorted(
         {began, ended, *(m for _, span in clipped for m in span if began <= m <= ended)}
     )
-    seconds = dict.fromkeys(_PARTS, 0.0)
+    seconds: dict[str, float] = dict.fromkeys(_PARTS, 0.0)
     for a, b in pairwise(moments):
         going_on = {part for part, span in clipped if span[0] <= a and b <= span[1]}
         part = next((part for part in _PARTS if part in going_on), None)

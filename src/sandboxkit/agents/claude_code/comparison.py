@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from sandboxkit.usage import Usage
 
 _TOLERANCE: Final = 0.01
+_FEW: Final = 10  # tokens
 _CENT: Final = 0.0001  # dollars below which nobody cares
 
 
@@ -21,11 +23,11 @@ def disagreements(usage: Usage, cost_usd: float | None, metered: Sum) -> tuple[s
         metered: What the gateway has counted; an unknown price is no disagreement.
     """
     notes: list[str] = []
-    if usage != metered.usage:
+    if not _alike(usage, metered.usage):
         notes.append(
             f"Claude Code reports other tokens than the gateway has counted: {_said(usage)}; "
-            f"the gateway: {_said(metered.usage)}. Answers that broke off, or that were asked for "
-            "again, are not in its report, but may be on the bill."
+            f"the gateway: {_said(metered.usage)}. What other programs in the sandbox asked of "
+            "the model is not in its report."
         )
     ours = metered.cost_usd
     if cost_usd is None or metered.unpriced:
@@ -36,6 +38,12 @@ def disagreements(usage: Usage, cost_usd: float | None, metered: Sum) -> tuple[s
             "goes by list prices; the gateway knows your own prices and the premium of a region."
         )
     return tuple(notes)
+
+
+def _alike(one: Usage, other: Usage) -> bool:
+    """Answers that broke off are estimated on both sides, so that they need not be equal."""
+    pairs = zip(astuple(one), astuple(other), strict=True)
+    return all(abs(a - b) <= max(_FEW, _TOLERANCE * max(a, b)) for a, b in pairs)
 
 
 def _said(usage: Usage) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from fnmatch import fnmatchcase
+from typing import Final, Self
 
 from sandboxkit.errors import BudgetExceededError
 from sandboxkit.usage import Usage
@@ -124,12 +126,44 @@ class Sum:
         )
 
 
+class Calls:
+    """The calls of a meter, for `async for`, in the loop that the session runs on."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[ModelCall] = deque(maxlen=_KEPT)
+        self._changed = asyncio.Event()
+        self._closed = False
+        self.unfollow: Callable[[], None] = lambda: None
+
+    def put(self, call: ModelCall) -> None:
+        """One more."""
+        self._waiting.append(call)
+        self._changed.set()
+
+    def close(self) -> None:
+        """There will be no more: what waits can still be read."""
+        self._closed = True
+        self.unfollow()
+        self._changed.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ModelCall:
+        while not self._waiting:
+            if self._closed:
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        return self._waiting.popleft()
+
+
 class Meter:
     """Keeps the account of one session.
 
     Args:
-        prices: The user's own prices, by the name of the model; they win over those of
-            `genai-prices`.
+        prices: The user's own prices, by the name of the model as the service calls it, or by
+            a pattern such as `*haiku*`; the first that fits wins, also over `genai-prices`.
 
     Attributes:
         calls: The last 10,000, oldest first.
@@ -140,6 +174,7 @@ class Meter:
     def __init__(self, prices: Mapping[str, Price] | None = None) -> None:
         self._prices = dict(prices or {})
         self._listeners: list[Callable[[ModelCall], None]] = []
+        self._followers: set[Calls] = set()
         self.calls: deque[ModelCall] = deque(maxlen=_KEPT)
         self.total = Sum()
         self.by_model: dict[str, Sum] = {}
@@ -149,12 +184,30 @@ class Meter:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
+    def follow(self) -> Calls:
+        """The calls from now on, each when it has ended: `async for call in meter.follow()`.
+
+        It ends with the session. Of a reader who is more than 10,000 calls behind, the
+        oldest are dropped; nobody waits for it.
+        """
+        calls = Calls()
+        self._followers.add(calls)
+        calls.unfollow = lambda: self._followers.discard(calls)
+        return calls
+
+    def close(self) -> None:
+        """There will be no more: who follows comes to the end."""
+        for follower in list(self._followers):
+            follower.close()
+
     def add(self, call: ModelCall) -> None:
         """Take one into the account."""
         self.calls.append(call)
         self.total = self.total.plus(call)
         if call.model is not None:
             self.by_model[call.model] = self.by_model.get(call.model, Sum()).plus(call)
+        for follower in list(self._followers):
+            follower.put(call)
         for listener in list(self._listeners):
             try:
                 listener(call)
@@ -165,9 +218,9 @@ class Meter:
         """What so many tokens of a model cost; None where its price is not known."""
         if model is None:
             return None
-        own = self._prices.get(model)
-        if own is not None:
-            return own.of(usage)
+        for pattern, own in self._prices.items():
+            if fnmatchcase(model, pattern):
+                return own.of(usage)
         from genai_prices import Usage as Counted
         from genai_prices import calc_price
 

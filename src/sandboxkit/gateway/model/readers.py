@@ -73,7 +73,8 @@ class Tally:
         for name, field in _FIELDS.items():
             value = usage.get(name)
             if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-                self._counts[field] = value  # later counts are cumulative, not added
+                # Later counts are cumulative, not added; some proxies end with zeros.
+                self._counts[field] = max(value, self._counts.get(field, 0))
 
 
 class Reader(ABC):
