@@ -13,6 +13,7 @@ from sandboxkit.channel.client import GuestClient
 from sandboxkit.channel.fallback import Fallback
 from sandboxkit.concurrency import cancel_and_wait
 from sandboxkit.errors import SandboxDiedError, SandboxError
+from sandboxkit.places import Place
 from sandboxkit.providers.base import SandboxHandle
 
 log = logging.getLogger(__name__)
@@ -29,30 +30,39 @@ class Keeper:
     Args:
         handle: The sandbox.
         channel: The way into it.
+        place: Its place among those that the account may have; given back when it has ended.
         lease_s: For how long each renewal holds.
         renews: Whether the backend has a time to live that can be renewed.
+
+    Attributes:
+        place: See above.
     """
 
     def __init__(
         self,
         handle: SandboxHandle,
         channel: GuestClient | Fallback,
+        place: Place,
         lease_s: float,
         *,
         renews: bool,
     ) -> None:
+        self.place = place
         self._handle = handle
         self._client = channel if isinstance(channel, GuestClient) else None
         self._lease_s = lease_s
         self._renews = renews
         self._task: asyncio.Task[None] | None = None
+        self._wanted = False
 
     def start(self) -> None:
         """Begin, or go on after `stop`."""
+        self._wanted = True
         self._task = asyncio.create_task(self._keep(), name="sandboxkit-keeper")
 
     async def stop(self) -> None:
         """Stop; the sandbox lives on for as long as was last said."""
+        self._wanted = False  # an SDK may swallow the cancellation
         task, self._task = self._task, None
         await cancel_and_wait(task)
 
@@ -74,9 +84,12 @@ class Keeper:
                 await self.keep_for(self._client.held_s if self._client else self._lease_s)
             except (SandboxError, TimeoutError) as error:
                 log.warning("the sandbox could not be renewed, and is tried again: %s", error)
+            if not self._wanted:
+                return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(failed.wait(), every if self._renews else None)
         if self._client is not None and isinstance(self._client.failure, SandboxDiedError):
             # The guest has ended; not every backend ends the machine with it.
             with contextlib.suppress(SandboxError), anyio.move_on_after(_DESTROY_S):
                 await self._handle.destroy()
+            self.place.release()

@@ -28,6 +28,7 @@ from sandboxkit.errors import (
     UnsupportedError,
 )
 from sandboxkit.keeper import Keeper
+from sandboxkit.places import Place
 from sandboxkit.progress import Progress, report
 from sandboxkit.providers.base import (
     Capabilities,
@@ -162,12 +163,14 @@ async def connect(
 def kept(
     handle: SandboxHandle,
     channel: GuestClient | Fallback,
+    place: Place,
     lease_s: float,
+    *,
     can: Capabilities,
     undo: contextlib.AsyncExitStack,
 ) -> Keeper:
     """A keeper at work."""
-    keeper = Keeper(handle, channel, lease_s, renews=can.renew)
+    keeper = Keeper(handle, channel, place, lease_s, renews=can.renew)
     keeper.start()
     undo.push_async_callback(finish, keeper.stop)
     return keeper

@@ -49,7 +49,7 @@ from sandboxkit.lifecycle import (
 from sandboxkit.limits import WAIT_S, Patience, create_within_limits
 from sandboxkit.network import Network, Outside, begun_with, opened
 from sandboxkit.ownership import owned
-from sandboxkit.places import Place, Places
+from sandboxkit.places import Places
 from sandboxkit.progress import Listener
 from sandboxkit.providers.base import Exposed, SandboxHandle, SandboxInfo, SandboxProvider
 from sandboxkit.spec import NetworkPolicy, SandboxSpec
@@ -78,7 +78,6 @@ class Sandbox:
         channel: GuestClient | Fallback,
         info: SandboxInfo,
         keeper: Keeper,
-        place: Place,
         network: Network,
         *,
         created: bool,
@@ -89,7 +88,6 @@ class Sandbox:
         self._channel = channel
         self._info = info
         self._keeper = keeper
-        self._place = place
         self.network = network
         self._created = created
         self._owns_provider = owns_provider
@@ -201,13 +199,13 @@ class Sandbox:
             channel = await connect(handle, can.guest_user, spec, undo)
             if isinstance(channel, Fallback):
                 check_without_guest(spec, can)
-            keeper = kept(handle, channel, spec.lease_s, can, undo)
+            keeper = kept(handle, channel, place, spec.lease_s, can=can, undo=undo)
             network = await opened(
                 spec.network, channel, outside, undo, env=spec.env, owner=can.guest_user
             )
             info = described(handle.info, channel, differences)
             sandbox = cls(
-                *(provider, handle, channel, info, keeper, place, network),
+                *(provider, handle, channel, info, keeper, network),
                 created=True,
                 owns_provider=owns,
             )
@@ -229,13 +227,13 @@ class Sandbox:
             if handle.info.state == "paused":
                 await handle.resume()
             channel = await connect(handle, can.guest_user, spec, undo)
-            keeper = kept(handle, channel, spec.lease_s, can, undo)
+            place = Places(None).claim()  # it was there before, and takes none from others
+            keeper = kept(handle, channel, place, spec.lease_s, can=can, undo=undo)
             network = await opened(policy, channel, outside, undo, env={}, owner=can.guest_user)
             undo.pop_all()
         info = described(handle.info, channel, differences)
-        place = Places(None).claim()  # it was there before, and takes none from others
         return cls(
-            *(provider, handle, channel, info, keeper, place, network),
+            *(provider, handle, channel, info, keeper, network),
             created=False,
             owns_provider=owns,
         )
@@ -380,7 +378,7 @@ class Sandbox:
             await self._go_on(channel)
             raise
         self._info = replace(self._info, state="paused")
-        self._place.release()
+        self._keeper.place.release()
 
     async def resume(self) -> None:
         """Let a paused sandbox go on; for one that runs, this does nothing.
@@ -398,7 +396,7 @@ class Sandbox:
 
     async def _go_on(self, channel: GuestClient | Fallback) -> None:
         self._info = replace(self._info, state="running")
-        self._place.retake()
+        self._keeper.place.retake()
         self._keeper.start()
         if isinstance(channel, GuestClient):
             await channel.resume()
@@ -484,7 +482,7 @@ class Sandbox:
             await self._release()
 
     async def _release(self) -> None:
-        self._place.release()
+        self._keeper.place.release()
         await self._handle.aclose()
         if self._owns_provider:
             await self._provider.aclose()

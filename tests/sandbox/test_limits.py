@@ -78,6 +78,14 @@ async def test_whoever_ends_lets_go_or_fails_gives_its_place_back() -> None:
         await attached.destroy()
 
 
+async def test_a_sandbox_that_was_ended_from_outside_gives_its_place_back() -> None:
+    provider = memory(concurrent=1)
+    async with Sandbox.create(provider) as ended:
+        await (await Sandbox.attach(provider, ended.id)).destroy()
+        async with Sandbox.create(provider, wait_s=LATER):
+            pass
+
+
 async def test_objects_of_one_account_share_its_places() -> None:
     class Service(MemoryProvider):
         name = "limited-service"
