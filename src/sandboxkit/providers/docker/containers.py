@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from sandboxkit.providers.docker.api import Api, Json
 from sandboxkit.providers.docker.engine import Engine
 from sandboxkit.providers.docker.failures import status_of
 from sandboxkit.providers.docker.stream import Outcome
+from sandboxkit.providers.exits import code_of
 from sandboxkit.spec import EXPIRES_LABEL
 
 _REMOVE_S: Final = 60.0
@@ -23,20 +23,6 @@ _POLL_S: Final = 0.01
 _EVENTS_S: Final = 3600
 _KILLED: Final = 137
 _NO_SHELL: Final = frozenset({126, 127})
-# Docker reports a death by signal n as 128 + n. These end programs by themselves; the
-# other numbers are also plain exit codes (129 is git's word for a wrong option).
-_DEADLY: Final = {
-    128 + number: -int(number)
-    for number in (
-        signal.SIGABRT,
-        signal.SIGBUS,
-        signal.SIGFPE,
-        signal.SIGILL,
-        signal.SIGKILL,
-        signal.SIGSEGV,
-        signal.SIGTERM,
-    )
-}
 
 
 async def inspect_exec(engine: Engine, container: str, exec_id: str) -> Json | None:
@@ -61,7 +47,7 @@ async def look_at_exec(engine: Engine, container: str, exec_id: str) -> Outcome:
     code = said.get("ExitCode")
     if code is None or said.get("Running"):
         return Outcome("running")
-    return Outcome("ended", _DEADLY.get(code, code))
+    return Outcome("ended", code_of(code))
 
 
 async def look_at_main(engine: Engine, container: str) -> Outcome:
@@ -73,12 +59,12 @@ async def look_at_main(engine: Engine, container: str) -> Outcome:
     except SandboxError as error:
         if status_of(error) == 404:
             code = _exit_code(await _last_events(engine, container))
-            return Outcome("ended", _DEADLY.get(code or 0, code))
+            return Outcome("ended", code_of(code))
         raise
     if found["State"].get("Running"):
         return Outcome("running")
     code = found["State"].get("ExitCode")
-    return Outcome("ended", _DEADLY.get(code, code))
+    return Outcome("ended", code_of(code))
 
 
 async def death_of(engine: Engine, info: SandboxInfo) -> SandboxError:

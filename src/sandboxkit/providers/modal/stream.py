@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from sandboxkit.concurrency import cancel_and_wait
 from sandboxkit.errors import ConnectionLostError, SandboxError
 from sandboxkit.providers.base import ByteChannel, Output
+from sandboxkit.providers.exits import code_of
 from sandboxkit.providers.modal.failures import PROVIDER, ask
 
 if TYPE_CHECKING:
@@ -26,20 +26,6 @@ _PIECE: Final = 1024 * 1024
 _PIECES: Final = 16  # read ahead; a reader that is slower holds the program back
 _LOOK_S: Final = 5.0
 _CLOSE_S: Final = 2.0
-# Modal tells the death by signal n as 128 + n. These end programs by themselves; the
-# other numbers are also plain exit codes.
-_DEADLY: Final = {
-    128 + number: -int(number)
-    for number in (
-        signal.SIGABRT,
-        signal.SIGBUS,
-        signal.SIGFPE,
-        signal.SIGILL,
-        signal.SIGKILL,
-        signal.SIGSEGV,
-        signal.SIGTERM,
-    )
-}
 
 
 class _End(NamedTuple):
@@ -142,7 +128,7 @@ class ModalChannel(ByteChannel):
         finally:
             await cancel_and_wait(waiting)
         # The SDK's word for a time-out is -1; we set none.
-        return None if code < 0 else _DEADLY.get(code, code)
+        return None if code < 0 else code_of(code)
 
     async def aclose(self) -> None:
         """End the input, so that the program sees that nobody is there; stop reading."""
