@@ -37,7 +37,8 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What needs an emulated cloud is a session of its own."""
     for item in items:
-        backend = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
+        parameters: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+        backend = parameters.get("backend")
         if backend in CLOUDS or not CLOUDS.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("clouds")
 
