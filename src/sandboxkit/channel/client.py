@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import anyio
 
-from sandboxkit.channel.greeting import NoGuestError, dial
+from sandboxkit.channel.greeting import NoGuestError, dial, ended
 from sandboxkit.channel.remote import RemoteChannel, Sink
 from sandboxkit.concurrency import cancel_and_wait
 from sandboxkit.errors import (
@@ -293,7 +293,9 @@ class GuestClient:
             finally:
                 await self._disconnect()
             # A loss at the same moment hides the cancellation by `aclose` from the group.
-            if self._leaving or self._suspended or not await self._reconnect():
+            if self._leaving or self._suspended or self._failure is not None:
+                return
+            if not await self._reconnect():
                 return
 
     async def _reconnect(self) -> bool:
@@ -352,6 +354,9 @@ class GuestClient:
             return
         if frame.kind == wire.BYE:
             self._left.set()
+            why = frame.json().get("why")
+            if isinstance(why, str):
+                self.fail(ended(why))
             return
         if frame.kind == wire.LEASE:
             held_s = float(frame.json().get("held_s", 0.0))

@@ -79,7 +79,7 @@ async def _greeting(stream: ByteChannel) -> bytes:
         if found:
             return after
         if wire.ENDED in before and before.endswith(b"\n"):
-            raise _ended(before.partition(wire.ENDED)[2].strip().decode(errors="replace"))
+            raise ended(before.partition(wire.ENDED)[2].strip().decode(errors="replace"))
         if NO_PYTHON in before:
             raise NoGuestError("there is no Python 3.8 or later in the image")
     code = await stream.wait()
@@ -89,7 +89,8 @@ async def _greeting(stream: ByteChannel) -> bytes:
     raise ConnectionLostError(f"the guest did not start (exit code {code}): {said or 'no output'}")
 
 
-def _ended(why: str) -> SandboxDiedError:
+def ended(why: str) -> SandboxDiedError:
+    """The error for a guest that has ended on purpose, by its own word for the reason."""
     said = _ENDINGS.get(why, "the guest has ended, and with it the sandbox")
     code = why if why in {"expired", "idle"} else "died"
     return SandboxDiedError(f"{said}; create another one", code=code, retryable=False)

@@ -310,6 +310,7 @@ class Server:
         for client in list(self._clients.values()):
             for channel in list(client.channels.values()):
                 channel.abort()
+            client.send(wire.pack_json(wire.BYE, 0, {"why": why}))
         for program in self._detached.values():
             program.abort()
         self._flush()

@@ -7,7 +7,7 @@ import asyncio
 import anyio
 import pytest
 
-from sandboxkit.errors import SandboxError
+from sandboxkit.errors import SandboxDiedError, SandboxError
 from sandboxkit.testing.conformance.fixtures import Making
 from sandboxkit.testing.conformance.inside import until
 from sandboxkit.testing.conformance.promise import promise
@@ -64,9 +64,12 @@ async def test_a_life_time_ends_a_sandbox_in_use(create: Making) -> None:
 
 @promise
 async def test_an_idle_sandbox_ends(create: Making) -> None:
-    """After `idle_timeout_s` without a running command it ends, though its host lives."""
-    await create(idle_timeout_s=1.0)
+    """After `idle_timeout_s` without a running command it ends, and its living host is told."""
+    sandbox = await create(idle_timeout_s=1.0)
     await _until_gone(create)
+    with pytest.raises(SandboxDiedError) as told:
+        await sandbox.exec(["true"])
+    assert told.value.code == "idle"
 
 
 @promise
