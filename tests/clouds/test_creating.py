@@ -48,7 +48,10 @@ async def test_a_cancelled_create_leaves_nothing(cloud: Emulator, cuts: int) -> 
     whole = await time_to_create(name)
     cut = 0
     for _ in range(4 * cuts):
-        cut += await cancelled_after(opened_and_closed(name), chance.uniform(0, whole))
+        if await cancelled_after(opened_and_closed(name), chance.uniform(0, whole)):
+            cut += 1
+        else:
+            whole *= 0.8  # the machine is quicker than when that was measured
         if cut == cuts:
             break
     assert cut == cuts
