@@ -15,7 +15,9 @@ from sandboxkit.channel.fallback import Fallback, refuse
 from sandboxkit.channel.fallback_files import FallbackFiles
 from sandboxkit.channel.files import Files
 from sandboxkit.channel.process import (
+    OUTPUT_LIMIT,
     PIPE,
+    TERMINAL,
     ExecResult,
     Process,
     check_run,
@@ -54,10 +56,6 @@ from sandboxkit.progress import Listener
 from sandboxkit.providers.base import Exposed, SandboxHandle, SandboxInfo, SandboxProvider
 from sandboxkit.spec import NetworkPolicy, SandboxSpec
 
-OUTPUT_LIMIT = 10 * 1024 * 1024
-"""Bytes of each stream that `exec` keeps by default: the head and the tail."""
-
-_TERMINAL = (24, 80)
 _FREEZE_S = 180.0  # E2B takes about 4 s for each GiB of memory
 
 
@@ -333,7 +331,7 @@ class Sandbox:
         request = request_for(argv, cwd=cwd, env=self.network.added_to(env), user=user)
         if stdin not in (None, PIPE):
             raise InvalidSpecError("stdin must be PIPE or None; exec() takes bytes")
-        size = _TERMINAL if pty is True else pty
+        size = TERMINAL if pty is True else pty
         if size:
             check_size(*size)
         request |= {

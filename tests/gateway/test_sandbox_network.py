@@ -14,6 +14,8 @@ import pytest
 import sandboxkit as sk
 from sandboxkit.errors import InvalidSpecError, UnsupportedError
 from sandboxkit.lifecycle import Opening
+from sandboxkit.providers.docker import DockerProvider
+from sandboxkit.testing.conformance.wires import WiredProvider
 from tests.gateway.conftest import Site
 from tests.gateway.world import OTHER_PUBLIC, World
 
@@ -268,3 +270,18 @@ def test_secrets_need_a_way_to_their_hosts(network: object, env: object, said: s
     with pytest.raises(InvalidSpecError, match=said) as caught:
         sk.Sandbox.create("docker", network=network, env=env, secrets=[secret])
     assert "the-value" not in str(caught.value)
+
+
+async def test_the_way_out_survives_cuts_and_a_pause(site: Site) -> None:
+    ask = [*HTTP, "http://api.example.com/"]
+    provider = WiredProvider(DockerProvider(), None)
+    gateway = sk.Gateway(resolve=site.world.resolve, dial=site.world.dial)
+    network = sk.NetworkPolicy.allow(HOSTS)
+    async with sk.Sandbox.create(provider, network=network, gateway=gateway) as sandbox:
+        for _ in range(3):
+            provider.line(sandbox.id).cut()
+            assert (await sandbox.exec(ask)).check().text == "hello from api.example.com"
+        await sandbox.pause()
+        await sandbox.resume()
+        assert (await sandbox.exec(ask)).check().text == "hello from api.example.com"
+    await provider.aclose()

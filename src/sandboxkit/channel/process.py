@@ -30,6 +30,12 @@ from sandboxkit.spec import USER_NAME, check_env
 PIPE: Final = "pipe"
 """For `spawn(stdin=PIPE)`: the process gets a pipe; otherwise its input is empty."""
 
+OUTPUT_LIMIT: Final = 10 * 1024 * 1024
+"""Bytes of each stream that `exec` keeps by default: the head and the tail."""
+
+TERMINAL: Final = (24, 80)
+"""Rows and columns where none are given."""
+
 KILL_GRACE_S: Final = 2.0
 """Seconds between TERM and KILL when a command is ended by its time-out."""
 
