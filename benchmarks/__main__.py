@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import agent, bulk, clouds, commands, crowd, importing, lifecycle
+from benchmarks import agent, bulk, clouds, commands, crowd, egress, importing, lifecycle
 from benchmarks.measure import Row
 
 Benchmark = Callable[[int], Awaitable[list[Row]]]
@@ -22,6 +22,7 @@ Benchmark = Callable[[int], Awaitable[list[Row]]]
 BENCHMARKS: dict[str, tuple[Benchmark, int]] = {
     "commands": (commands.measure, 200),
     "bulk": (bulk.measure, 5),
+    "egress": (egress.measure, 5),
     "lifecycle": (lifecycle.measure, 12),
     "crowd": (crowd.measure, 9),
     "agent": (agent.measure, 15),

@@ -47,7 +47,7 @@ async def install(client: GuestClient, ca_pem: bytes, owner: str | None) -> str:
     reason = "no place"
     for user, path in places:
         try:
-            await Files(lambda: client, user=user).write(path, bundle, mode=0o644)
+            await Files(lambda: client, user=user).write(path, bundle, mode=0o644, exclusive=True)
             await Files(lambda: client).stat(path)  # whether its user can see it there
         except FileError as error:
             reason = error.message
