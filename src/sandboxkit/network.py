@@ -18,7 +18,7 @@ from sandboxkit.concurrency import cancel_and_wait, run_to_end
 from sandboxkit.errors import SandboxClosedError, UnsupportedError
 from sandboxkit.gateway import environment
 from sandboxkit.gateway.secrets import Secret, check_secrets
-from sandboxkit.gateway.settings import Gateway
+from sandboxkit.gateway.settings import Gateway, check_installed
 from sandboxkit.providers.info import Difference, Effective, SandboxInfo
 from sandboxkit.spec import NETWORK_LABEL, NetworkPolicy
 from sandboxkit.trust import install
@@ -46,6 +46,16 @@ class Outside:
     secrets: Sequence[Secret] = ()
     gateway: Gateway | None = None
     policy: NetworkPolicy | None = None
+
+    def check(self, policy: NetworkPolicy, env: Mapping[str, str]) -> None:
+        """Check what was given, before anything is created.
+
+        Raises:
+            InvalidSpecError: See `check_secrets`.
+            ImportError: A package is missing; it says how to install it.
+        """
+        check_secrets(self.secrets, policy, env)
+        check_installed(policy, self.secrets)
 
 
 class Network:
@@ -292,7 +302,7 @@ def begun_with(info: SandboxInfo, outside: Outside) -> tuple[NetworkPolicy, tupl
             provider=info.provider,
             sandbox_id=info.id,
         )
-    check_secrets(outside.secrets, policy, {})
+    outside.check(policy, {})
     if wanted is not None or info.labels.get(NETWORK_LABEL) != "allow":
         return policy, ()
     reason = "its list of hosts was kept by the host that left it: attach(..., network=...)"

@@ -30,7 +30,7 @@ from sandboxkit.channel.tunnels import Ports
 from sandboxkit.concurrency import run_to_end
 from sandboxkit.errors import InvalidSpecError, SandboxClosedError
 from sandboxkit.failover import OneProvider, create_on
-from sandboxkit.gateway.secrets import Secret, check_secrets
+from sandboxkit.gateway.secrets import Secret
 from sandboxkit.gateway.settings import Gateway
 from sandboxkit.keeper import Keeper
 from sandboxkit.lifecycle import (
@@ -138,6 +138,7 @@ class Sandbox:
         Raises:
             InvalidSpecError: A field is unknown or its value wrong.
             UnsupportedError: The backend cannot do what is demanded.
+            ImportError: A list of hosts, or secrets, need a package that is not installed.
             ProviderNotFoundError: There is no such backend; see also the other
                 errors of `providers.registry`.
             SandboxError: The backend failed. Nothing is left behind.
@@ -146,8 +147,9 @@ class Sandbox:
         within 120 s at the most.
         """
         wanted = SandboxSpec.build(spec, **fields)
-        check_secrets(secrets, wanted.network, wanted.env)
-        create = partial(cls._create, Outside(secrets, gateway))
+        outside = Outside(secrets, gateway)
+        outside.check(wanted.network, wanted.env)
+        create = partial(cls._create, outside)
         return Opening(create_on(provider, wanted, create, on_progress, wait_s=wait_s))
 
     @classmethod
@@ -334,11 +336,7 @@ class Sandbox:
         size = TERMINAL if pty is True else pty
         if size:
             check_size(*size)
-        request |= {
-            "stdin": stdin == PIPE,
-            "pty": list(size) if size else None,
-            "detach": detach,
-        }
+        request |= {"stdin": stdin == PIPE, "pty": list(size) if size else None, "detach": detach}
         return await start(self._client(), request, argv, None)
 
     async def process(self, process_id: str) -> Process:

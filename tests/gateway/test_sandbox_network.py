@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -285,3 +286,13 @@ async def test_the_way_out_survives_cuts_and_a_pause(site: Site) -> None:
         await sandbox.resume()
         assert (await sandbox.exec(ask)).check().text == "hello from api.example.com"
     await provider.aclose()
+
+
+def test_a_missing_package_is_named_before_anything_is_created(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secret = sk.Secret("TOKEN", "x", hosts=HOSTS)
+    for package in ("cryptography", "h11"):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ImportError, match=rf'{package}: pip install "sandboxkit\[gateway\]"'):
+            sk.Sandbox.create("docker", network=sk.NetworkPolicy.allow(HOSTS), secrets=[secret])

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import docker
 import pytest
 
 import sandboxkit as sk
+from sandboxkit.errors import UnsupportedError
+from sandboxkit.providers.docker import DockerProvider
+from sandboxkit.spec import OWNER_LABEL
 from tests.gateway.conftest import Site
 from tests.gateway.world import OTHER_PUBLIC, Certificates, Origin
+from tests.leaks import OWNER
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -109,3 +114,39 @@ async def test_the_agent_cannot_change_whom_the_sandbox_trusts(
         # What the image trusts is still trusted.
         system = await sandbox.files.read("/etc/ssl/certs/ca-certificates.crt")
         assert (await sandbox.files.read(bundle)).startswith(system)
+
+
+@pytest.fixture
+def sealed(engine: str) -> Iterator[str]:
+    """The default image, in which no place can be written to that stays."""
+    client: Any = docker.DockerClient(base_url=engine)
+    tag = "sandboxkit-tests/sealed:1"
+    script = "rm -rf /opt && touch /opt && rm -rf /home/agent/.sandboxkit && chown 0 /home/agent"
+    container = client.containers.create(
+        asyncio.run(default_image()), ["/bin/sh", "-ec", script], user="0", entrypoint=""
+    )
+    try:
+        container.start()
+        assert container.wait()["StatusCode"] == 0
+        container.commit(*tag.split(":"))
+    finally:
+        container.remove(force=True)
+    yield tag
+    client.images.remove(tag, force=True)
+    client.close()
+
+
+async def default_image() -> str:
+    async with sk.Sandbox.create("docker") as sandbox:
+        return str(sandbox.info.effective.image)
+
+
+async def test_where_no_certificate_can_be_brought_creation_refuses(
+    sealed: str, site: Site, certificates: Certificates
+) -> None:
+    with pytest.raises(UnsupportedError, match="secrets need a file of certificates"):
+        await sk.Sandbox.create("docker", **options(site, certificates, image=sealed))
+    provider = DockerProvider()
+    alive = [info.id async for info in provider.list({OWNER_LABEL: OWNER})]
+    await provider.aclose()
+    assert alive == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,12 +49,9 @@ class Gateway:
         Raises:
             ImportError: A package is missing; it says how to install it.
         """
-        try:
-            from sandboxkit.gateway.egress import Egress
-        except ModuleNotFoundError as error:
-            raise ImportError(
-                'a list of allowed hosts needs another package: pip install "sandboxkit[gateway]"'
-            ) from error
+        check_installed(policy, secrets)
+        from sandboxkit.gateway.egress import Egress
+
         return Egress(
             policy,
             resolve=self.resolve,
@@ -63,3 +61,19 @@ class Gateway:
             trust=self.trust,
             limits=self.limits,
         )
+
+
+def check_installed(policy: NetworkPolicy, secrets: Sequence[Secret]) -> None:
+    """See that the packages are there that the gateway needs for a sandbox; loads none.
+
+    Raises:
+        ImportError: One is missing; it says how to install it.
+    """
+    needed = {"h11": "a list of allowed hosts"} if policy.by_gateway else {}
+    if secrets:
+        needed["cryptography"] = "a secret"
+    for package, what in needed.items():
+        if find_spec(package) is None:
+            raise ImportError(
+                f'{what} needs the package {package}: pip install "sandboxkit[gateway]"'
+            )
