@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from sandboxkit.channel.tunnels import Address, Ports
     from sandboxkit.errors import BudgetExceededError, SandboxError
     from sandboxkit.gateway.decisions import Decision
-    from sandboxkit.gateway.limits import Limits
     from sandboxkit.gateway.model.anthropic import Anthropic
     from sandboxkit.gateway.model.bedrock import Bedrock
     from sandboxkit.gateway.model.budget import Budget
@@ -69,7 +68,6 @@ _HOME = {
     "Artifact": "spec",
     "Decision": "gateway.decisions",
     "Gateway": "gateway.settings",
-    "Limits": "gateway.limits",
     "Secret": "gateway.secrets",
     "Capabilities": "providers.base",
     "ExecResult": "channel.process",
@@ -111,7 +109,6 @@ __all__ = [
     "Files",
     "Foundry",
     "Gateway",
-    "Limits",
     "MachinePrice",
     "Messages",
     "Network",

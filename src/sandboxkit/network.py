@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -26,6 +27,8 @@ from sandboxkit.trust import install
 if TYPE_CHECKING:
     from sandboxkit.gateway.decisions import Decision
     from sandboxkit.gateway.egress import Egress, Traffic
+
+log = logging.getLogger(__name__)
 
 _CLOSE_S: Final = 20.0
 _WAITING: Final = 1000  # refusals that wait for whoever iterates; then the oldest is dropped
@@ -173,6 +176,8 @@ class Network:
     def listen(self, listener: Callable[[Decision], None]) -> Callable[[], None]:
         """Have each decision told to a function, on the event loop, as it is made.
 
+        What it raises is logged.
+
         Returns:
             What ends it.
         """
@@ -205,7 +210,10 @@ class Network:
                 queue.get_nowait()
             queue.put_nowait(decision)
         for listener in list(self._listeners.values()):
-            listener(decision)
+            try:
+                listener(decision)
+            except Exception:
+                log.exception("a listener of sandbox.network failed")
 
     # what the sandbox asks of it
 

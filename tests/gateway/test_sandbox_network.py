@@ -14,6 +14,7 @@ import pytest
 
 import sandboxkit as sk
 from sandboxkit.errors import InvalidSpecError, UnsupportedError
+from sandboxkit.gateway import Limits
 from sandboxkit.lifecycle import Opening
 from sandboxkit.providers.docker import DockerProvider
 from sandboxkit.testing.conformance.wires import WiredProvider
@@ -215,7 +216,7 @@ for _ in range(1000):
 print(len(made), flush=True)
 sys.stdin.read()
 """
-    limits = sk.Limits(connections=100)
+    limits = Limits(connections=100)
     gateway = sk.Gateway(resolve=site.world.resolve, dial=site.world.dial, limits=limits)
     policy = sk.NetworkPolicy.allow(HOSTS)
     async with (

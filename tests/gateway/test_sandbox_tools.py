@@ -168,3 +168,29 @@ async def test_npm(place: Place, tmp_path: Path) -> None:
     )
     assert denied.exit_code == 1
     assert b"403 Forbidden" in denied.stderr
+
+
+async def test_apt(tmp_path: Path) -> None:
+    """Over plain HTTP, as Debian's own mirrors are; a flat repository without packages."""
+    (tmp_path / "Packages").write_text("")
+    origin = Origin(handler=serving(tmp_path))
+    world = World({HOST: [PUBLIC]}, {(PUBLIC, 80): origin.port})
+    async with sk.Sandbox.create(
+        "docker",
+        network=sk.NetworkPolicy.allow([HOST]),
+        gateway=sk.Gateway(resolve=world.resolve, dial=world.dial),
+    ) as sandbox:
+        script = """
+            mkdir -p state/lists/partial cache/archives/partial
+            echo "deb [trusted=yes] http://$1/ ./" > list
+            apt-get update -o Dir::Etc::sourcelist=/work/list -o Dir::Etc::sourceparts=- \
+                -o Dir::State=/work/state -o Dir::Cache=/work/cache -o Acquire::Retries=0 \
+                --error-on=any
+        """
+        update = ["sh", "-ec", script, "sh"]
+        done = await sandbox.exec([*update, HOST], timeout_s=60)
+        assert f"http://{HOST}" in done.check().text
+        denied = await sandbox.exec([*update, "evil.example"], timeout_s=60)
+        assert denied.exit_code == 100
+        assert b"Forbidden by the network policy: evil.example is not" in denied.stderr
+    origin.close()

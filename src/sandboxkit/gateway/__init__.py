@@ -14,11 +14,18 @@ if TYPE_CHECKING:
     from sandboxkit.gateway.egress import Egress
     from sandboxkit.gateway.limits import Limits
     from sandboxkit.gateway.secrets import Secret
+    from sandboxkit.gateway.settings import Gateway
 
 # `sandboxkit.spec` reads hosts with this package: what needs more loads when it is asked for.
-_HOME = {"Decision": "decisions", "Egress": "egress", "Limits": "limits", "Secret": "secrets"}
+_HOME = {
+    "Decision": "decisions",
+    "Egress": "egress",
+    "Gateway": "settings",
+    "Limits": "limits",
+    "Secret": "secrets",
+}
 
-__all__ = ["Decision", "Egress", "Limits", "Secret"]
+__all__ = ["Decision", "Egress", "Gateway", "Limits", "Secret"]
 
 
 def __getattr__(name: str) -> object:

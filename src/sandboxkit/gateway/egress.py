@@ -101,9 +101,17 @@ class Egress:
     async def __aenter__(self) -> Self:
         if self._termination is not None:
             await self._termination.prepare()
-        self._server = await asyncio.start_server(
-            self._accept, "127.0.0.1", 0, limit=self._limits.head_bytes, backlog=1024
+        self._server = server = await asyncio.start_server(
+            *(self._accept, "127.0.0.1", 0),
+            limit=self._limits.head_bytes,
+            backlog=1024,
+            start_serving=False,
         )
+        try:
+            await server.start_serving()
+        except BaseException:  # cancelled: nobody would ever close it
+            server.close()
+            raise
         self._sweeper = asyncio.create_task(self._sweep())
         return self
 
