@@ -190,6 +190,19 @@ async def test_a_price_that_nobody_knows_is_no_price(sandbox: Sandbox) -> None:
     assert result.metered.unpriced == 1
 
 
+async def test_a_proxy_of_the_host_is_not_asked_for_the_endpoint(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "localhost")
+    model = ScriptedModel([say("Here.")])
+    async with model:
+        mine = Messages(model_url=model.url.replace("127.0.0.1", "localhost"), max_retries=0)
+        async with Session(sandbox, agent=mine) as session:
+            result = await session.run("Hello")
+    assert (result.text, result.errors) == ("Here.", ())
+
+
 # --- other services -------------------------------------------------------------
 
 

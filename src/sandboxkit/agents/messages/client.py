@@ -61,7 +61,11 @@ def connect(
     import anthropic.lib.streaming  # pyright: ignore[reportUnusedImport]
     import anthropic.resources.messages  # pyright: ignore[reportUnusedImport]
 
-    http = anthropic.DefaultAsyncHttpxClient(trust_env=False, event_hooks=attempts.hooks())
+    http = anthropic.DefaultAsyncHttpxClient(
+        trust_env=False,
+        mounts={"all://127.0.0.1": None},  # the SDK's client looks for proxies all the same
+        event_hooks=attempts.hooks(),
+    )
     common: dict[str, Any] = {"max_retries": max_retries, "http_client": http}
     if "CLAUDE_CODE_USE_BEDROCK" in environment:
         from anthropic.lib.bedrock import AsyncAnthropicBedrock

@@ -107,7 +107,6 @@ class Run:
                 raise
             end = self._failed(failure, error, start)
         finally:
-            self._history.answer_open_calls()
             with anyio.CancelScope(shield=True):
                 await self._history.save()
         return end
