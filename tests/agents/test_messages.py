@@ -25,6 +25,7 @@ from sandboxkit.errors import AgentError, AuthenticationError, InvalidSpecError
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.session import Session
 from sandboxkit.testing import Reply, ScriptedModel, call, fail, say, think
+from sandboxkit.testing.scripted_model.steps import Text
 from tests.agents.messages_agent import EDITOR, KEY, agent, only
 
 
@@ -262,6 +263,13 @@ async def test_stop_reasons(sandbox: Sandbox) -> None:
     assert "I cannot." not in said
     # The paused answer was sent back as it was, for the service to go on.
     assert model.requests[2].messages[-1].role == "assistant"
+
+
+async def test_an_empty_text_is_not_sent_back(sandbox: Sandbox) -> None:
+    """The API writes them at times, and refuses them always."""
+    model = ScriptedModel([[Text(""), call("bash", command="true")], say("Done.")])
+    async with model, Session(sandbox, agent=agent(model)) as session:
+        assert (await session.run("Work")).text == "Done."
 
 
 async def test_max_turns(sandbox: Sandbox) -> None:

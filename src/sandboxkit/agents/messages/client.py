@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -60,6 +61,9 @@ def connect(
     # Else with the first request, on the loop.
     import anthropic.lib.streaming  # pyright: ignore[reportUnusedImport]
     import anthropic.resources.messages  # pyright: ignore[reportUnusedImport]
+
+    with contextlib.suppress(ImportError):
+        import_module("opentelemetry.propagate")
 
     http = anthropic.DefaultAsyncHttpxClient(
         trust_env=False,

@@ -116,8 +116,7 @@ class ModelEndpoint:
 
     def _get_ready(self) -> ssl.SSLContext:
         """What reads files or imports much: not on the loop."""
-        import genai_prices  # noqa: F401  # pyright: ignore[reportUnusedImport]
-
+        self.account.meter.cost("claude-haiku-4-5", self._upstream.price_provider, Usage(1, 1))
         self._upstream.check()
         return ssl.create_default_context()
 
