@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -67,6 +68,8 @@ def connect(
 
     http = anthropic.DefaultAsyncHttpxClient(
         trust_env=False,
+        verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # trusts nobody: there is no TLS here
+        follow_redirects=False,
         mounts={"all://127.0.0.1": None},  # the SDK's client looks for proxies all the same
         event_hooks=attempts.hooks(),
     )
