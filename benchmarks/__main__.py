@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import agent, bulk, clouds, commands, crowd, egress, importing, lifecycle
+from benchmarks import agent, bulk, clouds, commands, crowd, egress, gateway, importing, lifecycle
 from benchmarks.measure import Row
 
 Benchmark = Callable[[int], Awaitable[list[Row]]]
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, tuple[Benchmark, int]] = {
     "lifecycle": (lifecycle.measure, 12),
     "crowd": (crowd.measure, 9),
     "agent": (agent.measure, 15),
+    "gateway": (gateway.measure, 40),
     "clouds": (clouds.measure, 20),
     "import": (importing.measure, 9),
 }

@@ -28,8 +28,8 @@ async def measure(rounds: int) -> list[Row]:
     """A warm turn with one Bash call, and the time to its first event."""
     turns = 2 * (rounds + 2)
     script: list[Step] = [call("Bash", command="echo hello"), say("Done.")] * turns
-    async with ScriptedModel(script) as model, _inside(model) as inside, _local(model) as local:
-        places = {"inside": inside, "local": local}
+    async with ScriptedModel(script) as model, inside(model) as in_sandbox, local(model) as beside:
+        places = {"inside": in_sandbox, "local": beside}
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in places}
         for turn in range(rounds + 2):
             for name, client in places.items():
@@ -56,7 +56,8 @@ async def _turn(client: ClaudeSDKClient) -> tuple[float, float]:
 
 
 @asynccontextmanager
-async def _inside(model: ScriptedModel) -> AsyncGenerator[ClaudeSDKClient]:
+async def inside(model: ScriptedModel) -> AsyncGenerator[ClaudeSDKClient]:
+    """A client whose CLI is in a sandbox without a network."""
     async with sk.Sandbox.create("docker", cpu=2, artifacts=[await claude_code_artifact()]) as box:
         options = _options({**_ENV, "ANTHROPIC_BASE_URL": model.url})
         client = ClaudeSDKClient(options, transport=sk.SandboxTransport(box, options))
@@ -65,7 +66,8 @@ async def _inside(model: ScriptedModel) -> AsyncGenerator[ClaudeSDKClient]:
 
 
 @asynccontextmanager
-async def _local(model: ScriptedModel) -> AsyncGenerator[ClaudeSDKClient]:
+async def local(model: ScriptedModel) -> AsyncGenerator[ClaudeSDKClient]:
+    """A client whose CLI is a local subprocess, with a direct connection."""
     with tempfile.TemporaryDirectory() as home:
         env = {**_ENV, "ANTHROPIC_BASE_URL": model.url, "HOME": home, "CLAUDE_CONFIG_DIR": home}
         options = _options(env)

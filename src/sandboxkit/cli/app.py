@@ -21,6 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+bench = typer.Typer(help="Measure.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
 ProviderName = Annotated[
     str, typer.Option("--provider", "-p", help="The backend.", envvar="SANDBOXKIT_PROVIDER")
 ]
@@ -260,3 +263,35 @@ def doctor(
     from sandboxkit.cli.doctor import doctor as work
 
     finish(work(provider=named or provider, setup=setup))
+
+
+@bench.command("model")
+def bench_model(
+    *,
+    model: Annotated[
+        list[str] | None, typer.Option(help="A model; repeatable. Default: claude-haiku-4-5.")
+    ] = None,
+    prompt_tokens: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="The size of the prompt; repeatable. Default: 100 and 5000."),
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="How often each is asked.")] = 5,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The most of an answer.")] = 100,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Another Messages API; its key is SANDBOXKIT_MODEL_KEY, where it needs one."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Measure models through the gateway: first token, total, tokens per second.
+
+    The service is the one that Claude Code would use here. Each request is paid for like any
+    other; without a key, the scripted model on this machine is measured.
+    """
+    from sandboxkit.cli.bench import Plan
+    from sandboxkit.cli.bench import bench_model as work
+
+    plan = Plan(model or ["claude-haiku-4-5"], prompt_tokens or [100, 5000], runs, max_tokens)
+    finish(work(plan, base_url=base_url, as_json=as_json))
