@@ -162,6 +162,21 @@ def test_a_user_adds_to_the_table() -> None:
     assert bedrock.model_name("claude-next") == "global.anthropic.claude-next-v1:0"
 
 
+async def test_betas_are_passed_on_as_they_come() -> None:
+    body = b'{"anthropic_beta": ["context-1m-2025-08-07"],  "max_tokens": 9, "messages": []}'
+    async with BedrockService({KEY: SECRET}, "us-east-1") as service:
+        async with ModelEndpoint(Bedrock(base_url=service.url)) as served:
+            base = served.environment("127.0.0.1", served.port)["ANTHROPIC_BEDROCK_BASE_URL"]
+            async with httpx.AsyncClient(trust_env=False) as client:
+                path = f"/model/{HAIKU}/invoke-with-response-stream"
+                headers = {"anthropic-beta": "context-1m-2025-08-07"}
+                answer = await client.post(f"{base}{path}", content=body, headers=headers)
+                assert answer.status_code == 200
+    (request,) = service.requests
+    assert request.body == body
+    assert request.header("anthropic-beta") == "context-1m-2025-08-07"
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -19,7 +19,7 @@ from sandboxkit.gateway.model.anthropic import Anthropic
 from sandboxkit.gateway.model.budget import Budget
 from sandboxkit.gateway.model.endpoint import ModelEndpoint
 from sandboxkit.gateway.model.meter import Meter, Price
-from sandboxkit.testing import Reply, ScriptedModel, fail, say
+from sandboxkit.testing import ModelRequest, Reply, ScriptedModel, fail, say
 from sandboxkit.usage import Usage
 from tests.gateway.service import KeyedService, Service
 
@@ -294,6 +294,42 @@ async def test_a_budget_is_shared() -> None:
             assert (await client.post("/v1/messages", json=BODY)).status_code == 200
         async with endpoint(model, budgets=(budget,)) as two, inside(two) as client:
             assert (await client.post("/v1/messages", json=BODY)).status_code == 402
+
+
+async def test_two_sessions_cannot_both_pass_the_last_token() -> None:
+    budget, first_is_there, go = Budget(tokens=100), asyncio.Event(), asyncio.Event()
+
+    async def step(request: ModelRequest) -> Reply:
+        first_is_there.set()
+        await go.wait()
+        return Reply([say("Hi.")], input_tokens=90, output_tokens=20)
+
+    async with ScriptedModel(step) as model:
+        async with (
+            endpoint(model, budgets=(budget,)) as one,
+            endpoint(model, budgets=(budget,)) as two,
+            inside(one) as mine,
+            inside(two) as yours,
+        ):
+            first = asyncio.ensure_future(mine.post("/v1/messages", json=BODY))
+            await first_is_there.wait()
+            second = asyncio.ensure_future(yours.post("/v1/messages", json=BODY))
+            third = asyncio.ensure_future(yours.post("/v1/messages", json=BODY))
+            while budget.waiting < 2:
+                await asyncio.sleep(0.01)
+            third.cancel()  # a client that does not want to wait
+            await asyncio.wait({third})
+            while budget.waiting > 1:
+                await asyncio.sleep(0.01)
+            go.set()
+            assert (await first).status_code == 200
+            assert (await second).status_code == 402
+            await two.settled()
+    assert len(model.requests) == 1
+    assert budget.spent["tokens"] == 110
+    assert budget.spent["requests"] == 1
+    assert two.account.meter.total.requests == 0
+    assert [call.over_budget is None for call in two.account.meter.calls] == [True, False]
 
 
 async def test_dollars_need_a_price() -> None:

@@ -104,6 +104,12 @@ class Budget:
             return self._now()
 
     @property
+    def waiting(self) -> int:
+        """How many requests wait for others to end."""
+        with self._lock:
+            return len(self._waiting)
+
+    @property
     def has_usd(self) -> bool:
         """Whether dollars are limited, so that prices matter."""
         return self._limits["usd"] is not None

@@ -275,6 +275,8 @@ class ModelEndpoint:
         if not exchange.counted:
             return
         exchange.counted = False
+        if exchange.admitted is None and exchange.refused is None:
+            exchange.refused = "The client left before there was room in the budget."
         usage, cost = exchange.tally.usage, None
         if usage is not None:
             cost = self.account.meter.cost(exchange.model, self._upstream.price_provider, usage)
