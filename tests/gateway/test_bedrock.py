@@ -15,8 +15,9 @@ from sandboxkit.errors import InvalidSpecError
 from sandboxkit.gateway.model.bedrock import Bedrock
 from sandboxkit.gateway.model.bedrock_models import BedrockModel, bedrock_id, known_models
 from sandboxkit.gateway.model.endpoint import ModelEndpoint
+from sandboxkit.gateway.model.server import Request
 from sandboxkit.usage import Usage
-from tests.gateway.service import BedrockService
+from tests.gateway.service import BedrockService, KeyedService
 
 KEY, SECRET = "AKIAEXAMPLEEXAMPLE12", "secret-of-the-host"
 HAIKU = "anthropic.claude-haiku-4-5-20251001-v1:0"
@@ -26,6 +27,7 @@ HAIKU = "anthropic.claude-haiku-4-5-20251001-v1:0"
 def _only_these_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("AWS_BEARER_TOKEN_BEDROCK", raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
@@ -67,6 +69,21 @@ async def test_a_request_is_signed_named_and_metered(endpoint: Any, region: str,
     premium = 1.1 if endpoint == "regional" else 1.0
     assert calls[0].cost_usd == pytest.approx((12 * 1 + 3 * 5) / 1e6 * premium)
     assert calls[0].first_token_s is not None
+
+
+async def test_a_key_of_bedrocks_own_is_a_bearer_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with KeyedService("authorization", "Bearer a-key-of-bedrock") as service:
+        upstream = Bedrock(api_key="a-key-of-bedrock", base_url=service.url)
+        async with ModelEndpoint(upstream) as served:
+            assert (await ask(served, HAIKU)).status_code == 200
+        assert "a-key-of-bedrock" not in repr(upstream)
+    monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "of-the-environment")
+    request = Request("POST", f"/model/{HAIKU}/invoke", (), b"{}")
+    out = await Bedrock().outgoing(request, b"{}")
+    assert out.headers["authorization"] == "Bearer of-the-environment"
+    # It is never sent to an address that is given.
+    out = await Bedrock(base_url="https://mine.example").outgoing(request, b"{}")
+    assert "of-the-environment" not in str(out.headers)
 
 
 async def test_a_wrong_secret_is_the_services_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,10 @@ def upstream_for(
     upstream: Upstream
     if model_url is None and _is_set(found, "CLAUDE_CODE_USE_BEDROCK"):
         upstream = Bedrock(
-            region=found.get("AWS_REGION"), base_url=found.get("ANTHROPIC_BEDROCK_BASE_URL")
+            region=found.get("AWS_REGION"),
+            profile=found.get("AWS_PROFILE"),
+            api_key=found.get("AWS_BEARER_TOKEN_BEDROCK"),
+            base_url=found.get("ANTHROPIC_BEDROCK_BASE_URL"),
         )
     elif model_url is None and _is_set(found, "CLAUDE_CODE_USE_VERTEX"):
         upstream = Vertex(

@@ -47,6 +47,8 @@ class Bedrock(Upstream):
         endpoint: `global` (Bedrock chooses where it runs, no premium) or `regional` (it
             stays in the region's geography, 10 % more).
         profile: A profile of `~/.aws/config`; None is the default chain.
+        api_key: A key of Bedrock's own, sent as a bearer token instead of a signature. None,
+            where neither a profile nor an address is given, is `AWS_BEARER_TOKEN_BEDROCK`.
         models: More rows for the table of models, by name; they win.
         base_url: The runtime's address, where it is not AWS's own.
     """
@@ -54,6 +56,7 @@ class Bedrock(Upstream):
     region: str | None = None
     endpoint: Endpoint = "global"
     profile: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     models: Mapping[str, BedrockModel] = field(default_factory=dict[str, BedrockModel])
     base_url: str | None = None
 
@@ -119,9 +122,16 @@ class Bedrock(Upstream):
             target = f"/model/{quote(model, safe='')}/{match['how']}"
         host = f"bedrock{'-runtime' if runtime else ''}.{self._region}.amazonaws.com"
         base = (self.base_url or f"https://{host}").rstrip("/")
-        credentials = await self._credentials_now()
         unsigned = Outgoing(f"{base}{target}", passed(request), body)
+        if key := self._key():
+            return replace(unsigned, headers={**unsigned.headers, "authorization": f"Bearer {key}"})
+        credentials = await self._credentials_now()
         return _signed(unsigned, request.method, credentials, self._region)
+
+    def _key(self) -> str | None:
+        if self.api_key is None and self.profile is None and self.base_url is None:
+            return os.environ.get("AWS_BEARER_TOKEN_BEDROCK")
+        return self.api_key
 
     async def _credentials_now(self) -> ReadOnlyCredentials:
         """They may have to be fetched or refreshed, which blocks."""
