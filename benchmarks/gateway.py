@@ -12,11 +12,12 @@ from benchmarks.agent import inside, local
 from benchmarks.measure import Row, Samples
 from sandboxkit.gateway.model.anthropic import Anthropic
 from sandboxkit.gateway.model.endpoint import ModelEndpoint
-from sandboxkit.testing import ModelRequest, ScriptedModel, say
+from sandboxkit.testing import ModelRequest, Reply, ScriptedModel, say
 from sandboxkit.testing.scripted_model.steps import Step
 
 _LIMIT_MS = 5.0
 _WARM_UP = 3
+_PAUSE_S = 0.02  # between tokens, as of a model; else the second is in the way of the first
 
 
 class _Clock:
@@ -27,7 +28,7 @@ class _Clock:
 
     def __call__(self, _request: ModelRequest, /) -> Step:
         self.answered = time.perf_counter()
-        return say("one two three")
+        return Reply([say("one two three")], pause_s=_PAUSE_S)
 
 
 async def measure(rounds: int) -> list[Row]:

@@ -66,7 +66,7 @@ async def test_every_sum_is_that_of_its_calls(sandbox: Sandbox) -> None:
     assert session.machine.cost_usd is None  # an engine of one's own has no price
 
 
-async def test_an_answer_that_breaks_off_is_estimated_as_the_cli_does(sandbox: Sandbox) -> None:
+async def test_an_answer_that_breaks_off_is_estimated(sandbox: Sandbox) -> None:
     model = ScriptedModel(
         [
             Reply([say("long-winded " * 500)], input_tokens=5000, drop_after_events=400),
@@ -78,8 +78,6 @@ async def test_an_answer_that_breaks_off_is_estimated_as_the_cli_does(sandbox: S
     assert result.text == "Once more."
     assert result.metered is not None
     assert result.metered.usage.input_tokens == result.usage.input_tokens == 10_000
-    # The CLI has not always read all that had come when the connection broke.
-    assert result.metered.usage.output_tokens == pytest.approx(result.usage.output_tokens, rel=0.1)
     assert result.metered.usage.output_tokens > 1000
     [broken, whole] = session.meter.calls
     assert (broken.complete, whole.complete) == (False, True)
@@ -142,12 +140,12 @@ async def test_an_unknown_model_is_unknown(sandbox: Sandbox) -> None:
     assert (made.cost_usd, made.usage) == (None, Usage(1000, 100))
     assert session.meter.by_model["a-model-of-ours"].unpriced == 1
     assert result.metered is not None
-    assert result.metered.unpriced == 1
+    assert (result.metered.unpriced, result.metered.cost_usd) == (1, None)
     assert result.notes == ()
 
 
 def test_small_differences_are_none() -> None:
-    metered = Sum(usage=Usage(1, 1), cost_usd=1.0)
+    metered = Sum(usage=Usage(1, 1), known_usd=1.0)
     assert disagreements(Usage(1, 1), 1.005, metered) == ()
     assert disagreements(Usage(11, 1), None, metered) == ()
     assert len(disagreements(Usage(1, 20), 1.02, metered)) == 2

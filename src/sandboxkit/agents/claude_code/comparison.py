@@ -30,7 +30,7 @@ def disagreements(usage: Usage, cost_usd: float | None, metered: Sum) -> tuple[s
             "the model is not in its report."
         )
     ours = metered.cost_usd
-    if cost_usd is None or metered.unpriced:
+    if cost_usd is None or ours is None:
         return tuple(notes)
     if abs(cost_usd - ours) > max(_CENT, _TOLERANCE * ours):
         notes.append(

@@ -138,7 +138,7 @@ class MessagesConversation(Conversation):
             is_error=bool(end.errors),
             errors=end.errors,
             usage=model.usage,
-            cost_usd=None if metered.unpriced else metered.cost_usd,
+            cost_usd=metered.cost_usd,
             latency=latency,
             session_id=self._parts.session_id,
             metered=metered,

@@ -92,22 +92,27 @@ class Sum:
     Attributes:
         requests: How many went out.
         usage: Their tokens.
-        cost_usd: What is known of their cost.
-        unpriced: How many have tokens without a known price: the cost is then a lower bound.
+        known_usd: What is known of their cost.
+        unpriced: How many have tokens without a known price; `known_usd` is then a lower bound.
         failed: How many were answered with an error, or not at all; Claude Code asks again.
     """
 
     requests: int = 0
     usage: Usage = field(default_factory=Usage)
-    cost_usd: float = 0.0
+    known_usd: float = 0.0
     unpriced: int = 0
     failed: int = 0
+
+    @property
+    def cost_usd(self) -> float | None:
+        """Their cost; None where the price of any is not known."""
+        return None if self.unpriced else self.known_usd
 
     def __sub__(self, other: Sum) -> Sum:
         return Sum(
             self.requests - other.requests,
             self.usage - other.usage,
-            self.cost_usd - other.cost_usd,
+            self.known_usd - other.known_usd,
             self.unpriced - other.unpriced,
             self.failed - other.failed,
         )
@@ -120,7 +125,7 @@ class Sum:
         return Sum(
             self.requests + 1,
             self.usage + (call.usage or Usage()),
-            self.cost_usd + (call.cost_usd or 0.0),
+            self.known_usd + (call.cost_usd or 0.0),
             self.unpriced + unpriced,
             self.failed + (call.status >= 400 or call.status == 0),
         )
