@@ -141,6 +141,16 @@ async def test_failures_of_the_agent_are_results(sandbox: Sandbox) -> None:
     assert "no such thing" in second.errors[0]
 
 
+async def test_a_wrong_key_is_told_at_once(sandbox: Sandbox) -> None:
+    model = ScriptedModel([fail(401, "invalid x-api-key")] * 20)
+    async with model, Session(sandbox, agent=claude(model)) as session:
+        result = await session.run("Work")
+
+    assert (result.stop_reason, result.is_error) == ("error", True)
+    assert "Invalid API key" in result.errors[0]
+    assert len(model.requests) == 1
+
+
 async def test_structured_output(sandbox: Sandbox) -> None:
     schema = {"type": "object", "properties": {"sum": {"type": "integer"}}}
     model = ScriptedModel([call("StructuredOutput", sum=4), say("Here.")])

@@ -341,6 +341,10 @@ def _head(response: httpx.Response) -> list[tuple[bytes, bytes]]:
         if name.lower().decode("latin-1") in _KEPT_HEADERS
         or name.lower().decode("latin-1").startswith(_KEPT_PREFIXES)
     ]
+    if response.status_code == HTTPStatus.UNAUTHORIZED:
+        # The host's key is wrong, and stays so: the CLI would ask eleven times, for minutes.
+        kept = [(name, value) for name, value in kept if name.lower() != b"x-should-retry"]
+        kept.append((b"x-should-retry", b"false"))
     length = response.headers.get("content-length")
     framing = ("content-length", length) if length is not None else ("transfer-encoding", "chunked")
     return [*kept, (framing[0].encode(), framing[1].encode())]
