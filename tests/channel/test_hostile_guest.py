@@ -12,7 +12,7 @@ import pytest
 
 from sandboxkit.channel.files import Files
 from sandboxkit.channel.process import Process, execute, request_for
-from sandboxkit.channel.tunnels import Ports
+from sandboxkit.channel.tunnels import Ports, reverse
 from sandboxkit.errors import (
     ConnectionLostError,
     ExecStartError,
@@ -292,6 +292,32 @@ async def test_a_guest_that_forgot_us_loses_what_ran() -> None:
     async with client(first, other) as guest:
         with pytest.raises(ConnectionLostError, match="no longer knows"):
             await run(guest)
+
+
+async def test_a_guest_that_forgot_us_listens_again() -> None:
+    async def first(connection: Connection) -> None:
+        await connection.welcome()
+        opened = await connection.hear(wire.OPEN)
+        connection.say(wire.pack_json(wire.REPLY, opened.channel, {"port": 4321}))
+        again.append(opened.json())
+        await listening.wait()
+        connection.cut()
+
+    async def other(connection: Connection) -> None:
+        await connection.welcome(instance="another")
+        again.append((await connection.hear(wire.OPEN)).json())
+        heard.set()
+
+    again: list[object] = []
+    listening, heard = asyncio.Event(), asyncio.Event()
+    async with client(first, other) as guest:
+        async with reverse(guest, 0, "127.0.0.1", 9) as address:
+            listening.set()
+            with anyio.fail_after(20):
+                await heard.wait()
+        assert address.port == 4321
+    listen = {"op": "listen", "host": "127.0.0.1"}
+    assert again == [{**listen, "port": 0}, {**listen, "port": 4321}]
 
 
 async def test_what_was_closed_during_a_reconnect_is_closed_in_the_guest_too() -> None:

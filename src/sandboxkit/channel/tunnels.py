@@ -15,7 +15,7 @@ import anyio
 from sandboxkit.channel.client import GuestClient
 from sandboxkit.channel.remote import RemoteChannel
 from sandboxkit.concurrency import cancel_and_wait
-from sandboxkit.errors import InvalidSpecError, ProtocolError, SandboxError
+from sandboxkit.errors import ConnectionLostError, InvalidSpecError, ProtocolError, SandboxError
 from sandboxkit.guest import wire
 from sandboxkit.providers.base import Exposed
 
@@ -132,12 +132,58 @@ async def reverse(
     """What `Ports.reverse` does, with a client."""
     for number in (port or 1, host_port):
         _check_port(number)
-    tasks = _Tasks()
+    listening = _Listening(client, host, host_port)
+    try:
+        yield Address("127.0.0.1", await listening.open(port))
+    finally:
+        await listening.aclose()
 
-    async def serve(channel: RemoteChannel) -> None:
+
+class _Listening:
+    """A port in the sandbox on which the guest listens, for as long as it can be had."""
+
+    def __init__(self, client: GuestClient, host: str, host_port: int) -> None:
+        self._client, self._host, self._host_port = client, host, host_port
+        self._tasks = _Tasks()
+        self._listener: RemoteChannel | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def open(self, port: int) -> int:
+        listener = self._listen(port)
+        given = (await listener.started()).get("port")
+        if type(given) is not int or not 1 <= given <= _LAST_PORT:
+            raise ProtocolError(f"the guest sent {given!r} as a port")
+        self._keeper = asyncio.create_task(self._keep(listener, given))
+        return given
+
+    async def aclose(self) -> None:
+        await cancel_and_wait(self._keeper)
+        if self._listener is not None:
+            self._listener.close()
+        await self._tasks.aclose()
+
+    def _listen(self, port: int) -> RemoteChannel:
+        self._listener = self._client.channel(
+            {"op": "listen", "host": "127.0.0.1", "port": port},
+            on_accept=lambda channel: self._tasks.start(self._serve(channel)),
+        )
+        return self._listener
+
+    async def _keep(self, listener: RemoteChannel, port: int) -> None:
+        """Listen again where a guest that lives has forgotten this host, and all it had."""
+        with contextlib.suppress(SandboxError):  # there is no sandbox any more
+            while True:
+                try:
+                    await listener.finished()
+                    return
+                except ConnectionLostError:
+                    listener.close()
+                    listener = self._listen(port)
+
+    async def _serve(self, channel: RemoteChannel) -> None:
         try:
             with anyio.fail_after(_DIAL_S):
-                reader, writer = await asyncio.open_connection(host, host_port)
+                reader, writer = await asyncio.open_connection(self._host, self._host_port)
         except (OSError, TimeoutError):
             channel.close(reset=True)
             return
@@ -148,20 +194,6 @@ async def reverse(
         finally:
             channel.close(reset=channel.done is None)
             writer.close()
-
-    listener = client.channel(
-        {"op": "listen", "host": "127.0.0.1", "port": port},
-        on_accept=lambda channel: tasks.start(serve(channel)),
-    )
-    try:
-        reply = await listener.started()
-        given = reply.get("port")
-        if type(given) is not int or not 1 <= given <= _LAST_PORT:
-            raise ProtocolError(f"the guest sent {given!r} as a port")
-        yield Address("127.0.0.1", given)
-    finally:
-        listener.close()
-        await tasks.aclose()
 
 
 class _Tasks:
