@@ -28,6 +28,7 @@ exec "$@" 9>&1 2>/dev/null
 """
 _COMMAND: Final = "command eval {command} </dev/null >&9 2>&1 9>&-\n"
 _MARK: Final = 'command printf "%s%d\\n" {mark} "$?" >&9\n'
+_CODE: Final = 4  # bytes of an exit code and its line's end
 _END_S: Final = 30.0
 _DRAIN_S: Final = 0.5  # something in the background may hold the output
 
@@ -107,8 +108,7 @@ class Shell:
         return Outcome(self._taken(), None, ended=True)
 
     def _taken(self) -> Excerpt:
-        self._excerpt.add(bytes(self._pending))
-        self._pending.clear()
+        self._output(len(self._pending))
         return self._excerpt
 
     async def _read(self) -> None:
@@ -118,20 +118,26 @@ class Shell:
 
     def _feed(self, chunk: bytes) -> None:
         self._pending += chunk
-        mark = self._mark
-        at = -1 if mark is None else self._pending.find(mark)
-        if mark is None or at < 0:
-            held = 0 if mark is None else len(mark) - 1  # it may come in two pieces
-            ready = max(0, len(self._pending) - held)
-            self._excerpt.add(bytes(self._pending[:ready]))
-            del self._pending[:ready]
-            return
-        end = self._pending.find(b"\n", at)
-        if end < 0:
-            return
-        code = int(self._pending[at + len(mark) : end])
-        self._excerpt.add(bytes(self._pending[:at]))
-        del self._pending[: end + 1]
+        while self._mark is not None and (at := self._pending.find(self._mark)) >= 0:
+            behind = at + len(self._mark)
+            code, newline, _ = self._pending[behind : behind + _CODE].partition(b"\n")
+            if newline and code.isdigit():
+                self._finish(at, behind + len(code) + 1, int(code))
+            elif not newline and len(self._pending) < behind + _CODE:
+                return  # the rest is on its way
+            else:  # a command has found it, and plays with it
+                self._output(behind)
+        # The mark may come in two pieces.
+        held = 0 if self._mark is None else len(self._mark) - 1
+        self._output(max(0, len(self._pending) - held))
+
+    def _output(self, size: int) -> None:
+        self._excerpt.add(bytes(self._pending[:size]))
+        del self._pending[:size]
+
+    def _finish(self, at: int, end: int, code: int) -> None:
+        self._output(at)
+        del self._pending[: end - at]
         if self._done is not None and not self._done.done():
             self._done.set_result(Outcome(self._excerpt, code))
         self._excerpt, self._mark = Excerpt(self._limit), None
