@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from claude_agent_sdk import ClaudeAgentOptions
 
+from sandboxkit.agents.base import Agent
 from sandboxkit.agents.claude_code import ClaudeCode
 from sandboxkit.agents.latency import Latency, breakdown
+from sandboxkit.agents.messages import Messages
 from sandboxkit.gateway.model.meter import ModelCall
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.session import Session
@@ -81,18 +83,25 @@ def test_what_began_before_or_ends_later_is_cut() -> None:
     assert parts(latency) == latency.total_s == 10
 
 
-async def test_delays_are_found_where_they_were_put(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("kind", ["claude-code", "messages"])
+async def test_delays_are_found_where_they_were_put(sandbox: Sandbox, kind: str) -> None:
     """Only lower bounds: each is a delay that was injected."""
+    command = "python3 -c 'import time; time.sleep(1.2)'"
+    tool = "Bash" if kind == "claude-code" else "bash"
     model = ScriptedModel(
         [
             fail(529),
-            Reply([call("Bash", command="python3 -c 'import time; time.sleep(1.2)'")], delay_s=0.4),
+            Reply([call(tool, command=command)], delay_s=0.4),
             Reply([say("one two three four")], delay_s=0.5, pause_s=0.1),
         ]
     )
     options = ClaudeAgentOptions(permission_mode="bypassPermissions", model="claude-haiku-4-5")
-    async with model, Session(sandbox, agent=ClaudeCode(options, model_url=model.url)) as session:
-        result = await session.run("Go")
+    async with model:
+        agent: Agent = ClaudeCode(options, model_url=model.url)
+        if kind == "messages":
+            agent = Messages(model="claude-haiku-4-5", model_url=model.url)
+        async with Session(sandbox, agent=agent) as session:
+            result = await session.run("Go")
     latency = result.latency
     assert result.text == "one two three four"
     assert latency.model_wait_s >= 0.9

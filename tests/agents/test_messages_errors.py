@@ -159,6 +159,8 @@ async def test_a_budget_ends_a_run_and_can_be_raised(sandbox: Sandbox) -> None:
     assert (result.stop_reason, result.is_error) == ("max_budget", True)
     assert "Refused by the host" in result.errors[0]
     assert "the budget of 2 requests is spent" in result.errors[0]
+    assert result.over_budget is not None
+    assert (result.over_budget.limit, result.over_budget.allowed) == ("requests", 2)
     assert len(model.requests) == 3
     assert again.text == "Done."
 

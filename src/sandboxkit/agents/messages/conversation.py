@@ -14,6 +14,7 @@ import anyio
 
 from sandboxkit.agents.base import Conversation, Latency, RunResult
 from sandboxkit.agents.events import Event, Finished, Message
+from sandboxkit.agents.latency import breakdown
 from sandboxkit.agents.messages.loop import End, Run
 from sandboxkit.agents.messages.model import Model
 from sandboxkit.concurrency import cancel_and_wait, run_to_end
@@ -119,9 +120,14 @@ class MessagesConversation(Conversation):
             end = await run.to_end()
             await self._parts.endpoint.settled()
             now = time.monotonic()
-            first = None if model.first_token_at is None else model.first_token_at - began
-            latency = Latency(first, now - began, run.tools_s)
-            self._result = self._made(end, run, model, latency)
+            meter = self._parts.endpoint.account.meter
+            calls = [call for call in meter.calls if call.began >= began]
+            latency = breakdown(
+                (began, now), first_token=model.first_token_at, calls=calls, tools=run.tools
+            )
+            refusals = [call.over_budget for call in calls if call.over_budget and end.errors]
+            made = self._made(end, run, model, latency)
+            self._result = replace(made, over_budget=refusals[-1] if refusals else None)
             self._events.put_nowait(Finished(self._result, raw=end.raw))
         except Exception as error:  # noqa: BLE001 - raised to whoever reads
             self._events.put_nowait(error)

@@ -19,6 +19,7 @@ from sandboxkit.agents.messages.tools.tool import Block, ToolOutput
 if TYPE_CHECKING:
     from anthropic.types import ParsedMessage
 
+    from sandboxkit.agents.latency import Span
     from sandboxkit.agents.messages.history import History
     from sandboxkit.agents.messages.tools.toolbox import Toolbox
 
@@ -56,7 +57,7 @@ class Run:
 
     Attributes:
         turns: How often the model was asked.
-        tools_s: Seconds in which at least one call was open.
+        tools: When at least one call was open.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Run:
         self._cache = cache
         self._scope = anyio.CancelScope()
         self.turns = 0
-        self.tools_s = 0.0
+        self.tools: list[Span] = []
 
     def interrupt(self) -> None:
         """Stop it, also before it has begun."""
@@ -169,7 +170,7 @@ class Run:
         try:
             await self._toolbox.run(calls, done)
         finally:
-            self.tools_s += time.monotonic() - began
+            self.tools.append((began, time.monotonic()))
             for call in calls:
                 if call["id"] not in results:
                     done(call, ToolOutput(UNANSWERED, is_error=True))
