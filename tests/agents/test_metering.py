@@ -44,6 +44,7 @@ async def test_every_sum_is_that_of_its_calls(sandbox: Sandbox) -> None:
         one, two = await session.run("One"), await session.run("Two")
     async with asyncio.timeout(20):
         await following  # the session's end is its end
+        assert [made async for made in session.meter.follow()] == []
     calls = list(session.meter.calls)
     assert live == calls
     assert [made.usage for made in calls] == [

@@ -332,6 +332,24 @@ async def test_two_sessions_cannot_both_pass_the_last_token() -> None:
     assert [call.over_budget is None for call in two.account.meter.calls] == [True, False]
 
 
+async def test_counting_tokens_waits_for_nobody() -> None:
+    budget, asked, go = Budget(tokens=100), asyncio.Event(), asyncio.Event()
+
+    async def step(request: ModelRequest) -> Reply:
+        asked.set()
+        await go.wait()
+        return Reply([say("Hi.")], input_tokens=1, output_tokens=1)
+
+    async with ScriptedModel(step) as model, endpoint(model, budgets=(budget,)) as served:
+        async with inside(served) as client:
+            first = asyncio.ensure_future(client.post("/v1/messages", json=BODY))
+            await asked.wait()
+            counted = await client.post("/v1/messages/count_tokens", json=BODY)
+            assert counted.status_code == 200
+            go.set()
+            assert (await first).status_code == 200
+
+
 async def test_dollars_need_a_price() -> None:
     body = {**BODY, "model": "a-model-of-ours"}
     async with ScriptedModel([say("Hi.")]) as model:

@@ -162,8 +162,9 @@ class Budget:
             return True
         for name in _MEASURED:
             limit = self._limits[name]
+            most = _of(worst, name)
             held = sum(_of(hold.worst, name) for hold in self._holds)
-            if limit is not None and now[name] + held + _of(worst, name) > limit:
+            if limit is not None and most and now[name] + held + most > limit:
                 return False
         return True
 

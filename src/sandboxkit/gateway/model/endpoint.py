@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import re
 import secrets
 import ssl
 import time
@@ -43,6 +44,7 @@ _CONNECT_S: Final = 30.0
 _SETTLE_S: Final = 5.0
 _SILENCE_S: Final = 600.0  # the Messages API pings a stream more often than that
 _MOST_TOKENS: Final = 64_000  # where a request does not say
+_COUNTS: Final = re.compile(r"/count[_-]tokens(:\w+)?$")
 _KEPT_HEADERS: Final = frozenset(
     {"content-type", "request-id", "x-request-id", "retry-after", "x-should-retry"}
 )
@@ -308,6 +310,8 @@ class ModelEndpoint:
 
 def _most(request: Request, body: Mapping[str, Any]) -> Usage:
     """The most that a request can spend: a token has hardly less than three bytes of JSON."""
+    if _COUNTS.search(request.target.partition("?")[0]):
+        return Usage()  # it asks how many tokens there would be, which costs none
     asked = body.get("max_tokens")
     return Usage(
         cache_creation_tokens=len(request.body) // 3,  # nothing that is read costs more

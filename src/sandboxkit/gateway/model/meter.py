@@ -180,6 +180,7 @@ class Meter:
         self._prices = dict(prices or {})
         self._listeners: list[Callable[[ModelCall], None]] = []
         self._followers: set[Calls] = set()
+        self._closed = False
         self.calls: deque[ModelCall] = deque(maxlen=_KEPT)
         self.total = Sum()
         self.by_model: dict[str, Sum] = {}
@@ -196,12 +197,16 @@ class Meter:
         oldest are dropped; nobody waits for it.
         """
         calls = Calls()
+        if self._closed:
+            calls.close()
+            return calls
         self._followers.add(calls)
         calls.unfollow = lambda: self._followers.discard(calls)
         return calls
 
     def close(self) -> None:
         """There will be no more: who follows comes to the end."""
+        self._closed = True
         for follower in list(self._followers):
             follower.close()
 
