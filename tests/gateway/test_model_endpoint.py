@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from sandboxkit.errors import AuthenticationError, InvalidSpecError
+from sandboxkit.gateway.model import server
 from sandboxkit.gateway.model.account import Account
 from sandboxkit.gateway.model.anthropic import Anthropic
 from sandboxkit.gateway.model.budget import Budget
@@ -201,6 +202,26 @@ async def test_a_flood_of_connections_is_bounded_and_leaves_others_alone() -> No
                     await asyncio.gather(*(peek(reader) for reader, _ in opened))
             for _, writer in opened:
                 writer.close()
+
+
+async def test_what_a_sandbox_can_make_the_host_hold_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "MAX_HELD", 1_000_000)
+    head = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n"
+    async with Service() as service:
+        async with ModelEndpoint(Anthropic(api_key="k", base_url=service.url)) as served:
+            _, half = await asyncio.open_connection("127.0.0.1", served.port)
+            half.write(head + bytes(800_000))  # and no more
+            await half.drain()
+            body = {**BODY, "metadata": {"user_id": "x" * 900_000}}
+            async with inside(served) as client, asyncio.timeout(20):
+                # Until the server has read it, and again until it has seen that it is gone.
+                while (await client.post("/v1/messages", json=body)).status_code != 503:
+                    await asyncio.sleep(0.01)
+                half.close()
+                while (await client.post("/v1/messages", json=body)).status_code != 200:
+                    await asyncio.sleep(0.01)
 
 
 async def peek(reader: asyncio.StreamReader) -> None:

@@ -8,8 +8,9 @@ interrupts a model that would go on and cost.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
@@ -23,6 +24,9 @@ from sandboxkit.concurrency import cancel_and_wait
 MAX_HEAD: Final = 64 * 1024
 MAX_BODY: Final = 32 * 1024 * 1024
 """The Messages API takes 32 MB (docs.anthropic.com, "Request size limits")."""
+
+MAX_HELD: Final = 4 * MAX_BODY
+"""The most that all requests of one sandbox hold together."""
 
 _CONNECTIONS: Final = 64
 _REQUEST_S: Final = 60.0  # for a request that has begun
@@ -123,6 +127,7 @@ class HttpServer:
         self._handle = handle
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._held = 0
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -167,12 +172,13 @@ class HttpServer:
         """One request and its answer; whether another may follow."""
         answer = Answer(connection, writer)
         try:
-            request = await _read(connection, reader)
-            if request is None:
-                return False
-            if not await self._answered(request, answer, reader, connection):
-                writer.transport.abort()
-                return False
+            with self._room() as take:
+                request = await _read(connection, reader, take)
+                if request is None:
+                    return False
+                if not await self._answered(request, answer, reader, connection):
+                    writer.transport.abort()
+                    return False
         except h11.RemoteProtocolError as error:
             status = HTTPStatus(error.error_status_hint)
             refusal = RefusedError(status, "invalid_request_error", "This is not HTTP.")
@@ -182,6 +188,33 @@ class HttpServer:
                 raise ConnectionAbortedError from refusal
             await _refuse(answer, connection, refusal)
         return connection.our_state is h11.DONE and connection.their_state is h11.DONE
+
+    @contextlib.contextmanager
+    def _room(self) -> Generator[Callable[[int], None]]:
+        """Room for the body of one request; asking for too much refuses the request."""
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            if taken + size > MAX_BODY:
+                raise RefusedError(
+                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                    "request_too_large",
+                    f"A request may have {MAX_BODY} bytes.",
+                )
+            if self._held + size > MAX_HELD:
+                raise RefusedError(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "overloaded_error",
+                    f"All requests together may hold {MAX_HELD} bytes. Send fewer at once.",
+                )
+            taken += size
+            self._held += size
+
+        try:
+            yield take
+        finally:
+            self._held -= taken
 
     async def _answered(
         self,
@@ -208,10 +241,11 @@ class HttpServer:
                     task.exception()  # seen: a reset is a hang-up like another
 
 
-async def _read(connection: h11.Connection, reader: asyncio.StreamReader) -> Request | None:
+async def _read(
+    connection: h11.Connection, reader: asyncio.StreamReader, take: Callable[[int], None]
+) -> Request | None:
     head: h11.Request | None = None
     body: list[bytes] = []
-    size = 0
     with anyio.CancelScope() as scope:
         while True:
             event = connection.next_event()
@@ -227,13 +261,7 @@ async def _read(connection: h11.Connection, reader: asyncio.StreamReader) -> Req
             elif isinstance(event, h11.Request):
                 head = event
             elif isinstance(event, h11.Data):
-                size += len(event.data)
-                if size > MAX_BODY:
-                    raise RefusedError(
-                        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                        "request_too_large",
-                        f"A request may have {MAX_BODY} bytes.",
-                    )
+                take(len(event.data))
                 body.append(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage) and head is not None:
                 return _whole(head, body)
