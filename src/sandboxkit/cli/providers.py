@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
 from typing import Any, Final
@@ -110,6 +110,13 @@ def _shown(error: BaseException) -> str:
     return f"it is broken: {type(error).__name__}: {error}"
 
 
+_NETWORKS: Final[Mapping[str, frozenset[str]]] = {
+    "none": frozenset({"none"}),
+    "list of hosts": frozenset({"none"}),  # what is on it, is reached through the gateway
+    "open": frozenset({"open"}),
+}
+
+
 def in_words(can: Capabilities) -> str:
     """What a backend can do, in plain words."""
     return "; ".join(_words(can))
@@ -119,7 +126,8 @@ def _words(can: Capabilities) -> Iterator[str]:
     yield _WALLS[can.isolation]
     limits = [name.removesuffix("_gib") for name in sorted(can.limits | can.limits_at_create)]
     yield f"limits {', '.join(limits)}" if limits else "no limits"
-    yield f"network {' or '.join(sorted(can.network))}" if can.network else "no network modes"
+    modes = [name for name, there in _NETWORKS.items() if there <= can.network]
+    yield f"network {', '.join(modes)}" if modes else "no network modes"
     yield from (words for flag, words in _FLAGS.items() if getattr(can, flag))
     if can.creates_per_s is not None:
         yield f"creates {can.creates_per_s:g} a second"
