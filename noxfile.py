@@ -78,8 +78,9 @@ def slow(session: nox.Session) -> None:
 @nox.session
 def clouds(session: nox.Session) -> None:
     """E2B, Modal and Daytona: their unmodified SDKs, over the wire, on emulated services."""
-    install(session, "test")
-    session.run("pytest", "-m", "clouds and not live", *session.posargs)
+    install(session, "clouds")
+    together = ("-n", str(len(CLOUDS)), "--dist", "loadgroup")  # each cloud its own process
+    session.run("pytest", "-m", "clouds and not live", *together, *session.posargs)
 
 
 @nox.session

@@ -24,7 +24,7 @@ T = TypeVar("T")
 __all__ = ["daytona", "e2b", "modal"]  # fixtures
 
 BRING_UP_VARIABLE = "SANDBOXKIT_TESTS_BRING_UP"  # `0` forbids to install or start anything
-CLOUDS = frozenset({"e2b", "modal", "daytona", "cloud"})  # fixtures
+CLOUDS = ("e2b", "modal", "daytona")  # fixtures, and parameters of `backend` and `cloud`
 ENGINE: pytest.StashKey[RunningEngine] = pytest.StashKey()
 
 
@@ -33,14 +33,30 @@ def pytest_configure() -> None:
     watch.install()
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Where pytest-xdist shares the tests out, the engine is brought up once, by who does."""
+    if session.config.getoption("numprocesses", None):
+        bring_engine_up(session.config)
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs an emulated cloud is a session of its own."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What needs an emulated cloud is a session of its own, and one worker's for each cloud."""
     for item in items:
-        parameters: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
-        backend = parameters.get("backend")
-        if backend in CLOUDS or not CLOUDS.isdisjoint(getattr(item, "fixturenames", ())):
+        if cloud := cloud_of(item):
             item.add_marker("clouds")
+            if config.pluginmanager.hasplugin("xdist"):
+                item.add_marker(pytest.mark.xdist_group(cloud))
+
+
+def cloud_of(item: pytest.Item) -> str | None:
+    """The emulated cloud that a test needs."""
+    parameters: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+    for name in ("backend", "cloud"):
+        if parameters.get(name) in CLOUDS:
+            return str(parameters[name])
+    wanted = {*getattr(item, "fixturenames", ())}
+    return next((name for name in CLOUDS if name in wanted), "all" if "cloud" in wanted else None)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
