@@ -58,6 +58,7 @@ async def test_a_run(engine: str) -> None:
     assert latency.first_token_s is not None
     assert 0 < latency.first_token_s < latency.total_s
     assert 0 < latency.tools_s < latency.total_s
+    assert latency.model_wait_s > 0 < latency.generation_s
     assert second.session_id == first.session_id == session.id
     assert second.usage == Usage(100, 20)
     assert second.latency.tools_s == 0

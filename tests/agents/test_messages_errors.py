@@ -270,6 +270,17 @@ async def test_vertex_is_asked_by_its_own_client(
     assert result == ("Hi.", sk.Usage(12, 3))
 
 
+async def test_foundry_is_asked_as_the_messages_api(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.gateway.service.EVENTS", WHOLE)
+    async with Service() as service:
+        result = await asked(sandbox, sk.Foundry(base_url=service.url, api_key=KEY))
+        [request] = service.requests
+    assert (request.target, request.header("api-key")) == ("/v1/messages", KEY)
+    assert result == ("Hi.", sk.Usage(12, 3))
+
+
 class _Google:
     valid = True
     token = "the-google-token"

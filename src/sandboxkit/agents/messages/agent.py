@@ -42,7 +42,7 @@ class Messages(Agent):
     """An agent whose loop runs on the host; its shell and its editor work in the sandbox.
 
     The model is asked by the `anthropic` package's asynchronous client of the service
-    (Anthropic API, Bedrock, Vertex), through the gateway's endpoint on this machine's
+    (Anthropic API, Bedrock, Vertex, Foundry), through the gateway's endpoint on this machine's
     loopback: the same way that Claude Code's requests take, so that budgets, allowed models
     and the meter hold alike. The key stays in that endpoint; the sandbox hears nothing of
     models at all.
@@ -71,7 +71,7 @@ class Messages(Agent):
             readable by its owner alone. It may be resumed in any sandbox, by one session at
             a time. None keeps them in this object. Nothing of it is kept in the sandbox.
         upstream: The service: `Anthropic(...)`, `Bedrock(region=...)`, `Vertex(project=...,
-            region=...)`. None is what Claude Code would use here.
+            region=...)`, `Foundry(resource=...)`. None is what Claude Code would use here.
         model_url: Short for an `Anthropic` service at this base URL.
         api_key: The key for it. None is `ANTHROPIC_API_KEY`; with an explicit `model_url`,
             none at all.
