@@ -202,3 +202,9 @@ async def test_a_list_of_hosts_is_refused(image: str) -> None:
         await sk.Sandbox.create(
             "docker", image=image, network=sk.NetworkPolicy.allow(["a.example"])
         )
+
+
+async def test_the_messages_agent_is_refused_before_any_prompt(sandbox: sk.Sandbox) -> None:
+    agent = sk.Messages(model_url="http://127.0.0.1:9", system="Be brief.")
+    with pytest.raises(UnsupportedError, match="Python"):
+        await sk.Session(sandbox, agent=agent).__aenter__()

@@ -170,6 +170,7 @@ class Messages(Agent):
         """See `Agent.start`. The model is not asked, and nothing is started in the sandbox, yet."""
         from sandboxkit.gateway.model.endpoint import ModelEndpoint
 
+        workdir = sandbox.workdir  # an image without Python has no guest, and is refused here
         history = await self._shelf.take(session_id, resume=resume)
         service = await anyio.to_thread.run_sync(self._service)
         model = service.model_name(self._model) or self._model
@@ -192,7 +193,7 @@ class Messages(Agent):
             return MessagesConversation(
                 Parts(
                     session_id=session_id,
-                    request=self._request(model, toolbox, sandbox, web=web),
+                    request=self._request(model, toolbox, workdir, web=web),
                     max_turns=self._max_turns,
                     max_retries=self._max_retries,
                     cache=self._cache,
@@ -216,10 +217,8 @@ class Messages(Agent):
             inside.append(Editor(sandbox, self._model))
         return Toolbox(inside, self._tools, self._server_tools)
 
-    def _request(
-        self, model: str, toolbox: Toolbox, sandbox: Sandbox, *, web: bool
-    ) -> dict[str, Any]:
-        system = _default_system(sandbox, web=web) if self._system is None else self._system
+    def _request(self, model: str, toolbox: Toolbox, workdir: str, *, web: bool) -> dict[str, Any]:
+        system = _default_system(workdir, web=web) if self._system is None else self._system
         request: dict[str, Any] = {"model": model, "max_tokens": self._max_tokens}
         if system:
             request["system"] = [{"type": "text", "text": system}]
@@ -232,10 +231,10 @@ class Messages(Agent):
         return request
 
 
-def _default_system(sandbox: Sandbox, *, web: bool) -> str:
+def _default_system(workdir: str, *, web: bool) -> str:
     network = "It may reach the network." if web else "It has no open network."
     return (
         "You work in a Linux sandbox by means of your tools, without anybody who could answer "
-        f"questions meanwhile. Its working directory is {sandbox.workdir}. {network} Do what you "
+        f"questions meanwhile. Its working directory is {workdir}. {network} Do what you "
         "are asked, check that it is done, and then say briefly what you did."
     )
