@@ -127,6 +127,7 @@ async def test_no_credentials_are_said_so(monkeypatch: pytest.MonkeyPatch) -> No
         async with ModelEndpoint(Bedrock(base_url=service.url)) as served:
             answer = await ask(served, HAIKU)
             assert answer.status_code == 401
+            assert answer.headers["x-should-retry"] == "false"
             assert "AWS_PROFILE" in answer.json()["error"]["message"]
             assert service.requests == []
 

@@ -283,4 +283,6 @@ async def _refuse(answer: Answer, connection: h11.Connection, refusal: RefusedEr
     if connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
         return
     headers = {"content-type": "application/json", "connection": "close", **refusal.headers}
+    if refusal.status == HTTPStatus.UNAUTHORIZED:
+        headers["x-should-retry"] = "false"  # the host's credentials will be no better
     await answer.whole(refusal.status, refusal.body(), headers)
