@@ -9,6 +9,7 @@ from claude_agent_sdk import ClaudeAgentOptions
 
 from sandboxkit.agents.base import RunResult
 from sandboxkit.agents.claude_code import ClaudeCode
+from sandboxkit.agents.messages import Messages
 from sandboxkit.gateway.model.bedrock import Bedrock
 from sandboxkit.gateway.model.foundry import Foundry
 from sandboxkit.gateway.model.meter import Sum
@@ -104,3 +105,21 @@ async def test_foundry(sandbox: Sandbox) -> None:
             result, session = await run(sandbox, upstream, "claude-haiku-4-5")
     assert "claude-haiku-4-5" in session.meter.by_model
     check(result, model, (1200 * 1 + 2000 * 0.1 + 55 * 5) / 1e6)
+
+
+async def test_the_messages_agent_over_foundry(sandbox: Sandbox) -> None:
+    model = ScriptedModel(
+        [
+            Reply([call("bash", command=LOOK)], input_tokens=1000, output_tokens=50),
+            Reply([say("Done.")], input_tokens=200, output_tokens=5, cache_read_tokens=2000),
+        ]
+    )
+    async with model, ScriptedMessages(model, "x-api-key", SECRET) as service:
+        upstream = Foundry(base_url=f"{service.url}/anthropic", api_key=SECRET)
+        agent = Messages(model="claude-haiku-4-5", upstream=upstream)
+        async with Session(sandbox, agent=agent) as session:
+            result = await session.run("Look around")
+    assert SECRET not in seen(model)
+    assert (result.text, result.usage) == ("Done.", Usage(1200, 55, 2000))
+    assert result.metered is not None
+    assert result.metered.cost_usd == pytest.approx((1200 * 1 + 2000 * 0.1 + 55 * 5) / 1e6)
