@@ -262,7 +262,7 @@ async def test_what_is_not_in_the_sandbox(
         ({"cwd": "here"}, InvalidSpecError, "cwd: 'here' must be an absolute path"),
         ({"add_dirs": ["../x"]}, InvalidSpecError, r"add_dirs: '\.\./x' must be an absolute"),
         ({"sandbox": {"enabled": True}}, UnsupportedError, "the sandbox around it is the wall"),
-        ({"env": {"CLAUDE_CODE_USE_FOUNDRY": "1"}}, UnsupportedError, "not supported yet"),
+        ({"env": {"CLAUDE_CODE_OAUTH_TOKEN": "x"}}, UnsupportedError, "into the sandbox"),
         ({"env": {"ANTHROPIC_BASE_URL": "gopher://x"}}, InvalidSpecError, "its scheme is 'gopher'"),
     ],
 )

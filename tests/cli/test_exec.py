@@ -58,6 +58,14 @@ def test_ctrl_c_leaves_no_container(cli: Cli) -> None:
     assert cli.ids() == []
 
 
+def test_hosts_that_it_may_reach(cli: Cli) -> None:
+    ask = "import urllib.request; urllib.request.urlopen('http://other.example')"
+    done = cli.run("exec", "--allow", "allowed.example", "python3", "-c", ask)
+    assert done.returncode == 1
+    assert b"403" in done.stderr
+    assert b"other.example is not on the list of allowed hosts" in done.stderr
+
+
 async def test_in_a_living_sandbox(cli: Cli) -> None:
     async with Sandbox.create("docker") as sandbox:
         run = partial(cli.run, "exec", "--id", sandbox.id, "sh", "-c", "cat > kept; echo $?")
@@ -71,6 +79,8 @@ def test_what_is_wrong_is_said_before_anything_is_created(cli: Cli) -> None:
         ["--id", "abc", "--image", "debian", "true"],
         ["--memory-gib", "-1", "true"],
         ["--network", "everywhere", "true"],
+        ["--network", "open", "--allow", "pypi.example", "true"],
+        ["--allow", "no host", "true"],
         ["--env", "s3cret", "true"],
         [],
     ):

@@ -29,6 +29,10 @@ ProviderName = Annotated[
 ]
 Image = Annotated[str | None, typer.Option(help="The image; default: sandboxkit's own.")]
 Network = Annotated[str, typer.Option(help="'none', or 'open': the backend's own network.")]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(help="A host that it may reach, such as pypi.org; repeatable."),
+]
 Cpu = Annotated[float | None, typer.Option(help="CPUs; default 1.")]
 MemoryGib = Annotated[float | None, typer.Option(help="Memory in GiB; default 1.")]
 Setup = Annotated[bool, typer.Option("--setup", help="Bring up a Docker engine where none runs.")]
@@ -75,6 +79,7 @@ def run(
     provider: ProviderName = "docker",
     image: Image = None,
     network: Network = "none",
+    allow: Allow = None,
     cpu: Cpu = None,
     memory_gib: MemoryGib = None,
     model: Annotated[str | None, typer.Option(help="The model; default: the agent's own.")] = None,
@@ -94,9 +99,10 @@ def run(
     """Give one prompt to an agent in a fresh sandbox. Needs ANTHROPIC_API_KEY."""
     from sandboxkit.cli.run import Transfers
     from sandboxkit.cli.run import run as work
-    from sandboxkit.cli.spec import spec_from
+    from sandboxkit.cli.spec import policy_from, spec_from
 
-    spec = spec_from(image=image, network=network, cpu=cpu, memory_gib=memory_gib)
+    policy = policy_from(network, allow)
+    spec = spec_from(image=image, network=policy, cpu=cpu, memory_gib=memory_gib)
     transfers = Transfers(upload, tuple(download or ()), output)
     finish(
         work(
@@ -123,6 +129,7 @@ def execute(
     ] = None,
     image: Image = None,
     network: Network = "none",
+    allow: Allow = None,
     cpu: Cpu = None,
     memory_gib: MemoryGib = None,
     cwd: Annotated[str | None, typer.Option("--cwd", "-w", help="Where it starts.")] = None,
@@ -133,17 +140,18 @@ def execute(
 ) -> None:
     """Run one command in a sandbox; its output and exit code are ours."""
     from sandboxkit.cli.exec import execute as work
-    from sandboxkit.cli.spec import env_from, spec_from
+    from sandboxkit.cli.spec import env_from, policy_from, spec_from
 
     given = {"image": image, "cpu": cpu, "memory_gib": memory_gib}
-    if sandbox_id is not None and (network != "none" or any(given.values())):
+    policy = policy_from(network, allow)
+    if sandbox_id is not None and (policy != "none" or any(given.values())):
         message = "a living sandbox is as it is; leave the other options out"
         raise typer.BadParameter(message, param_hint="--id")
     finish(
         work(
             command,
             provider=provider,
-            spec=spec_from(network=network, **given),
+            spec=spec_from(network=policy, **given),
             sandbox_id=sandbox_id,
             cwd=cwd,
             env=env_from(env or ()),
@@ -162,10 +170,7 @@ def serve_mcp(
     ] = None,
     image: Image = None,
     network: Network = "none",
-    allow: Annotated[
-        list[str] | None,
-        typer.Option(help="A host that it may reach, such as pypi.org; repeatable."),
-    ] = None,
+    allow: Allow = None,
     cpu: Cpu = None,
     memory_gib: MemoryGib = None,
     lease_s: Annotated[
@@ -185,7 +190,7 @@ def serve_mcp(
 ) -> None:
     """Serve a sandbox's tools to an MCP client, over stdin and stdout."""
     from sandboxkit.cli.mcp import serve_mcp as work
-    from sandboxkit.cli.spec import spec_from
+    from sandboxkit.cli.spec import policy_from, spec_from
 
     given = {
         "image": image,
@@ -194,9 +199,7 @@ def serve_mcp(
         "lease_s": lease_s,
         "idle_timeout_s": idle_s,
     }
-    if allow and network != "none":
-        raise typer.BadParameter("it is one or the other: --network or --allow")
-    policy = {"mode": "allow", "hosts": allow} if allow else network
+    policy = policy_from(network, allow)
     if sandbox_id is not None and (policy != "none" or any(given.values())):
         message = "a living sandbox is as it is; leave the other options out"
         raise typer.BadParameter(message, param_hint="--id")

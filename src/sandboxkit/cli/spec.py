@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
@@ -22,6 +22,19 @@ def spec_from(**options: Any) -> SandboxSpec:
         return SandboxSpec.build(**given)
     except InvalidSpecError as error:
         raise typer.BadParameter(error.message) from None
+
+
+def policy_from(network: str, allow: Sequence[str] | None) -> str | dict[str, Any]:
+    """The spec's `network` from `--network` and `--allow`.
+
+    Raises:
+        typer.BadParameter: Both were given.
+    """
+    if not allow:
+        return network
+    if network != "none":
+        raise typer.BadParameter("it is one or the other: --network or --allow")
+    return {"mode": "allow", "hosts": list(allow)}
 
 
 def env_from(pairs: Iterable[str]) -> dict[str, str]:
