@@ -231,7 +231,7 @@ async def test_a_sandbox_that_nobody_used(cli: Cli) -> None:
         await client.sh("true")
         await until_gone(cli)
         said = await client.fail("exec", command="true")
-        assert "has ended" in said
+        assert "idle for longer than its idle time-out" in said
         assert "Call `restart`" in said
 
 
