@@ -28,15 +28,20 @@ def admit(spec: SandboxSpec, can: Capabilities, provider: str) -> tuple[Differen
 
     Raises:
         UnsupportedError: A demand that the backend cannot fulfil; it names the
-            backend, the field, and what the backend can do.
+            backend, the field, and what the backend can do. A list of hosts that cannot be
+            kept is refused whether `spec.strict` is on or off.
     """
     differences: list[Difference] = []
 
     def unmet(field: str, wanted: object, reason: str, *, demanded: bool) -> None:
-        if demanded and spec.strict:
+        listed = (field, wanted) == (
+            "network",
+            "allow",
+        )  # a list that does not hold is worse than none
+        if demanded and (spec.strict or listed):
+            advice = "" if listed else "; strict=False takes what there is instead"
             raise UnsupportedError(
-                f"{field}={wanted!r} cannot be had: {reason}; "
-                "strict=False takes what there is instead",
+                f"{field}={wanted!r} cannot be had: {reason}{advice}",
                 op="create",
                 provider=provider,
             )

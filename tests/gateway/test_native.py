@@ -28,14 +28,17 @@ async def test_a_backend_with_a_filter_of_its_own_keeps_the_list() -> None:
             await sandbox.network.allow("other.example")
 
 
-async def test_a_backend_without_one_refuses_and_names_the_alternative() -> None:
+@pytest.mark.parametrize("strict", [True, False])
+async def test_a_backend_without_one_refuses_and_names_the_alternative(strict: bool) -> None:
     with pytest.raises(UnsupportedError, match="without native=True the gateway keeps it"):
-        await sk.Sandbox.create(provider("none"), network=NATIVE)
+        await sk.Sandbox.create(provider("none"), network=NATIVE, strict=strict)
 
 
-async def test_a_backend_that_cannot_take_the_network_away_refuses_a_list() -> None:
+@pytest.mark.parametrize("strict", [True, False])
+async def test_a_backend_that_cannot_take_the_network_away_refuses_a_list(strict: bool) -> None:
+    policy = sk.NetworkPolicy.allow(HOSTS)
     with pytest.raises(UnsupportedError, match="cannot take the network away"):
-        await sk.Sandbox.create(provider("open"), network=sk.NetworkPolicy.allow(HOSTS))
+        await sk.Sandbox.create(provider("open"), network=policy, strict=strict)
 
 
 async def test_of_several_all_must_be_able_to_keep_the_list() -> None:
