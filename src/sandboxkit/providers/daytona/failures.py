@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Final
 
 from sandboxkit.errors import (
@@ -16,6 +17,7 @@ from sandboxkit.errors import (
     SandboxNotFoundError,
     UnsupportedError,
 )
+from sandboxkit.providers.failing import errors_as
 
 PROVIDER: Final = "daytona"
 _SAID: Final = 500  # characters of the service's own words in a message
@@ -33,8 +35,7 @@ _BY_STATUS: Final[Mapping[int, tuple[type[SandboxError], str]]] = {
 }
 
 
-@contextlib.contextmanager
-def map_errors(op: str, url: str, sandbox_id: str | None = None) -> Generator[None]:
+def map_errors(op: str, url: str, sandbox_id: str | None = None) -> AbstractContextManager[None]:
     """Turn whatever fails in the block into a `SandboxError`, with its cause kept.
 
     Args:
@@ -42,12 +43,7 @@ def map_errors(op: str, url: str, sandbox_id: str | None = None) -> Generator[No
         url: The service's address, for messages.
         sandbox_id: The sandbox, if there is one.
     """
-    try:
-        yield
-    except SandboxError:
-        raise
-    except Exception as error:
-        raise _translate(error, op, url, sandbox_id) from error
+    return errors_as(lambda error: _translate(error, op, url, sandbox_id))
 
 
 def status_of(error: BaseException | None) -> int | None:

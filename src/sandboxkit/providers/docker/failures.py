@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Generator
+from contextlib import AbstractContextManager
 from typing import Final
 
 from sandboxkit.errors import (
@@ -16,14 +15,14 @@ from sandboxkit.errors import (
     SandboxNotFoundError,
 )
 from sandboxkit.providers.docker.hijack import RefusedError
+from sandboxkit.providers.failing import errors_as
 
 PROVIDER: Final = "docker"
 _FULL: Final = "no space left on device"
 _NO_LOGIN: Final = ("unauthorized", "authentication required", "no basic auth credentials")
 
 
-@contextlib.contextmanager
-def map_errors(op: str, host: str, sandbox_id: str | None = None) -> Generator[None, None, None]:
+def map_errors(op: str, host: str, sandbox_id: str | None = None) -> AbstractContextManager[None]:
     """Turn whatever fails in the block into a `SandboxError`, with its cause kept.
 
     Args:
@@ -31,12 +30,7 @@ def map_errors(op: str, host: str, sandbox_id: str | None = None) -> Generator[N
         host: The engine's address, for messages.
         sandbox_id: The sandbox, if there is one.
     """
-    try:
-        yield
-    except SandboxError:
-        raise
-    except Exception as error:
-        raise _translate(error, op, host, sandbox_id) from error
+    return errors_as(lambda error: _translate(error, op, host, sandbox_id))
 
 
 def status_of(error: BaseException | None) -> int | None:

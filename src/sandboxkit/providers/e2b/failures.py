@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-from collections.abc import Generator
+from contextlib import AbstractContextManager
 from traceback import walk_tb
 from typing import Final, NamedTuple
 
@@ -21,6 +20,7 @@ from sandboxkit.errors import (
     SandboxNotFoundError,
     UnsupportedError,
 )
+from sandboxkit.providers.failing import errors_as
 
 PROVIDER: Final = "e2b"
 _LATE: Final = "E2B did not finish `{op}` in time. Try again; see status.e2b.dev."
@@ -35,8 +35,9 @@ class _Verdict(NamedTuple):
     code: str | None = None
 
 
-@contextlib.contextmanager
-def map_errors(op: str, sandbox_id: str | None = None, about: str = "") -> Generator[None]:
+def map_errors(
+    op: str, sandbox_id: str | None = None, about: str = ""
+) -> AbstractContextManager[None]:
     """Turn whatever fails in the block into a `SandboxError`, with its cause kept.
 
     Args:
@@ -44,12 +45,7 @@ def map_errors(op: str, sandbox_id: str | None = None, about: str = "") -> Gener
         sandbox_id: The sandbox, if there is one.
         about: The image or template, for messages.
     """
-    try:
-        yield
-    except SandboxError:
-        raise
-    except Exception as error:
-        raise translated(error, op, sandbox_id, about) from error
+    return errors_as(lambda error: translated(error, op, sandbox_id, about))
 
 
 def translated(

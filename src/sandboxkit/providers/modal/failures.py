@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable
+from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar, cast
 
 from sandboxkit.errors import (
@@ -16,6 +16,7 @@ from sandboxkit.errors import (
     SandboxNotFoundError,
     UnsupportedError,
 )
+from sandboxkit.providers.failing import errors_as
 
 T = TypeVar("T")
 
@@ -47,21 +48,14 @@ async def ask(
             return await call
 
 
-@contextlib.contextmanager
-def map_errors(op: str, sandbox_id: str | None = None) -> Generator[None, None, None]:
+def map_errors(op: str, sandbox_id: str | None = None) -> AbstractContextManager[None]:
     """Turn whatever fails in the block into a `SandboxError`, with its cause kept.
 
     Args:
         op: What is being done, such as `create`.
         sandbox_id: The sandbox, if there is one.
     """
-    try:
-        yield
-    except SandboxError:
-        raise
-    except Exception as error:
-        kind, message, fields = _classify(error, op)
-        raise kind(message, op=op, provider=PROVIDER, sandbox_id=sandbox_id, **fields) from error
+    return errors_as(lambda error: _translate(error, op, sandbox_id))
 
 
 def is_gone(error: SandboxError) -> bool:
@@ -79,6 +73,11 @@ def is_refused(error: SandboxError) -> bool:
     from modal.exception import InvalidError
 
     return isinstance(error.__cause__, InvalidError)
+
+
+def _translate(error: Exception, op: str, sandbox_id: str | None) -> SandboxError:
+    kind, message, fields = _classify(error, op)
+    return kind(message, op=op, provider=PROVIDER, sandbox_id=sandbox_id, **fields)
 
 
 def _classify(error: Exception, op: str) -> tuple[type[SandboxError], str, dict[str, Any]]:
