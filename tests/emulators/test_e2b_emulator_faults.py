@@ -105,6 +105,8 @@ async def test_it_stops_with_streams_open(engine: str) -> None:
         )
         emulator.faults.add(Fault("output", "stall", after=10))
         stalled = asyncio.create_task(sandbox.commands.run("true", timeout=0, request_timeout=0))
+        while not emulator.faults.calls["output"]:  # the next program is not to stall
+            await asyncio.sleep(0.01)
         program = await sandbox.commands.run("exec cat", background=True, stdin=True, timeout=0)
         await program.send_stdin("x")
     assert emulator.sandboxes() == set()

@@ -13,8 +13,9 @@ from tests.emulators.machines import Machine, MachineGone, Program, StartFailed
 
 _MIB = 1024 * 1024
 _PIECE = 256 * 1024
-_UNREAD = 64 * _MIB  # then the program has to wait
-_READ_AND_KEPT = 64 * _MIB  # for a client that was cut off and asks again
+# Small, because the emulator is in the process whose memory the floods of the tests measure.
+_UNREAD = 8 * _MIB  # then the program has to wait
+_READ_AND_KEPT = 8 * _MIB  # for a client that was cut off and asks again
 _CANNOT_START = 126
 _KILLED = 137
 
