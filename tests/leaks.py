@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +23,9 @@ PATIENCE_S = 20.0  # an engine removes an ended container a moment later
 def claim() -> None:
     """Mark whatever this process and its children create from now on as this run's."""
     os.environ["SANDBOXKIT_OWNER"] = OWNER
+    state = tempfile.mkdtemp(prefix="sandboxkit-tests-")
+    os.environ["SANDBOXKIT_JOURNAL"] = f"{state}/journal.db"
+    atexit.register(shutil.rmtree, state, ignore_errors=True)
 
 
 def things_on(host: str) -> set[str]:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         SandboxInfo,
         SandboxProvider,
     )
+    from sandboxkit.reaping import Reaped, Reaper, reap
     from sandboxkit.sandbox import Sandbox
     from sandboxkit.session import Session
     from sandboxkit.spec import Artifact, NetworkPolicy, Resources, SandboxSpec
@@ -79,6 +80,8 @@ _HOME = {
     "Ports": "channel.tunnels",
     "Process": "channel.process",
     "Progress": "progress",
+    "Reaped": "reaping",
+    "Reaper": "reaping",
     "Resources": "spec",
     "RunResult": "agents.base",
     "Sandbox": "sandbox",
@@ -88,6 +91,7 @@ _HOME = {
     "SandboxProvider": "providers.base",
     "SandboxSpec": "spec",
     "Session": "session",
+    "reap": "reaping",
 }
 
 _EXTRAS = {"claude_agent_sdk": "claude", "h11": "gateway", "httpx": "gateway"}
@@ -117,6 +121,8 @@ __all__ = [
     "Price",
     "Process",
     "Progress",
+    "Reaped",
+    "Reaper",
     "Resources",
     "RunResult",
     "Sandbox",
@@ -131,6 +137,7 @@ __all__ = [
     "Tool",
     "Usage",
     "Vertex",
+    "reap",
     "register",
 ]
 

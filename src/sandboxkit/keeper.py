@@ -13,6 +13,7 @@ from sandboxkit.channel.client import GuestClient
 from sandboxkit.channel.fallback import Fallback
 from sandboxkit.concurrency import cancel_and_wait
 from sandboxkit.errors import SandboxDiedError, SandboxError
+from sandboxkit.journal import Entry
 from sandboxkit.places import Place
 from sandboxkit.providers.base import SandboxHandle
 
@@ -25,12 +26,13 @@ _DESTROY_S: Final = 60.0
 
 
 class Keeper:
-    """Renews the backend's own time to live, and ends a machine whose guest has ended.
+    """Renews a sandbox's leases, at its backend and in the journal; ends it when its guest has.
 
     Args:
         handle: The sandbox.
         channel: The way into it.
         place: Its place among those that the account may have; given back when it has ended.
+        entry: What the journal says of it: the lease there is renewed with the backend's.
         lease_s: For how long each renewal holds.
         renews: Whether the backend has a time to live that can be renewed.
 
@@ -43,11 +45,13 @@ class Keeper:
         handle: SandboxHandle,
         channel: GuestClient | Fallback,
         place: Place,
+        entry: Entry,
         lease_s: float,
         *,
         renews: bool,
     ) -> None:
         self.place = place
+        self._entry = entry
         self._handle = handle
         self._client = channel if isinstance(channel, GuestClient) else None
         self._lease_s = lease_s
@@ -76,20 +80,45 @@ class Keeper:
             with anyio.fail_after(_RENEW_S):
                 await self._handle.renew(seconds)
 
+    async def leave(self, seconds: float) -> None:
+        """The same, said where others look, too: nobody here holds it any more.
+
+        Raises:
+            SandboxError: The backend does not let it.
+        """
+        await self._entry.keep(seconds)
+        await self.keep_for(seconds)
+
+    async def destroy(self) -> None:
+        """End the sandbox, and say so.
+
+        Raises:
+            SandboxError: The backend does not let it.
+        """
+        await self._handle.destroy()
+        await self._entry.end("destroyed")
+
+    async def release(self) -> None:
+        """Give back what it takes on this host."""
+        self.place.release()
+        await self._entry.release()
+
     async def _keep(self) -> None:
         failed = self._client.failed if self._client is not None else asyncio.Event()
         every = min(max(self._lease_s / 3, _SHORTEST_S), _LONGEST_S)
         while not failed.is_set():
+            held_s = self._client.held_s if self._client else self._lease_s
+            await self._entry.renew(held_s)
             try:
-                await self.keep_for(self._client.held_s if self._client else self._lease_s)
+                await self.keep_for(held_s)
             except (SandboxError, TimeoutError) as error:
                 log.warning("the sandbox could not be renewed, and is tried again: %s", error)
             if not self._wanted:
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(failed.wait(), every if self._renews else None)
+                await asyncio.wait_for(failed.wait(), every)
         if self._client is not None and isinstance(self._client.failure, SandboxDiedError):
             # The guest has ended; not every backend ends the machine with it.
             with contextlib.suppress(SandboxError), anyio.move_on_after(_DESTROY_S):
-                await self._handle.destroy()
+                await self.destroy()
             self.place.release()

@@ -27,6 +27,7 @@ from sandboxkit.errors import (
     SandboxNotFoundError,
     UnsupportedError,
 )
+from sandboxkit.journal import Entry, journal
 from sandboxkit.keeper import Keeper
 from sandboxkit.places import Place
 from sandboxkit.progress import Progress, report
@@ -106,6 +107,33 @@ async def close(channel: GuestClient | Fallback, *, say_bye: bool, keep_s: float
         await channel.aclose(say_bye=say_bye, keep_s=keep_s)
 
 
+async def intended(
+    provider: SandboxProvider, spec: SandboxSpec, undo: contextlib.AsyncExitStack
+) -> Entry:
+    """Say in the journal what the backend is about to be asked for."""
+    entry = await journal().intend(
+        provider.name, provider.account(), dict(spec.labels), spec.lease_s
+    )
+    undo.push_async_callback(finish, entry.release)
+    return entry
+
+
+async def taken_up(
+    provider: SandboxProvider,
+    handle: SandboxHandle,
+    lease_s: float,
+    undo: contextlib.AsyncExitStack,
+) -> Entry:
+    """Say in the journal that this process holds a sandbox that was there before.
+
+    Raises:
+        SandboxNotFoundError: It is just being removed.
+    """
+    entry = await journal().attached(provider.account(), handle.info, lease_s)
+    undo.push_async_callback(finish, entry.release)
+    return entry
+
+
 async def made(provider: SandboxProvider, spec: SandboxSpec) -> SandboxHandle:
     """Create; what a lost or late answer may have left is looked for and removed."""
     try:
@@ -164,13 +192,14 @@ def kept(
     handle: SandboxHandle,
     channel: GuestClient | Fallback,
     place: Place,
+    entry: Entry,
     lease_s: float,
     *,
     can: Capabilities,
     undo: contextlib.AsyncExitStack,
 ) -> Keeper:
     """A keeper at work."""
-    keeper = Keeper(handle, channel, place, lease_s, renews=can.renew)
+    keeper = Keeper(handle, channel, place, entry, lease_s, renews=can.renew)
     keeper.start()
     undo.push_async_callback(finish, keeper.stop)
     return keeper

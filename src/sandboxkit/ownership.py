@@ -14,8 +14,10 @@ from sandboxkit.spec import (
     CREATED_LABEL,
     EXPIRES_LABEL,
     KEY_LABEL,
+    LEASE_LABEL,
     NETWORK_LABEL,
     OWNER_LABEL,
+    SESSION_LABEL,
     SandboxSpec,
 )
 
@@ -39,6 +41,7 @@ def owned(spec: SandboxSpec) -> SandboxSpec:
         OWNER_LABEL: owner(),
         KEY_LABEL: f"sandboxkit-{secrets.token_hex(6)}",
         CREATED_LABEL: now.isoformat(timespec="seconds"),
+        LEASE_LABEL: f"{spec.lease_s:g}",
     }
     if spec.network.by_gateway:
         labels[NETWORK_LABEL] = spec.network.mode
@@ -46,3 +49,8 @@ def owned(spec: SandboxSpec) -> SandboxSpec:
         expires = now + timedelta(seconds=spec.lifetime_s)
         labels[EXPIRES_LABEL] = expires.isoformat(timespec="seconds")
     return spec.model_copy(update={"labels": labels})
+
+
+def for_session(spec: SandboxSpec, session: str) -> SandboxSpec:
+    """The spec of a sandbox that is made for a session."""
+    return spec.model_copy(update={"labels": {**spec.labels, SESSION_LABEL: session}})

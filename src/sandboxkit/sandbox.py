@@ -43,9 +43,11 @@ from sandboxkit.lifecycle import (
     connect,
     described,
     finish,
+    intended,
     kept,
     made,
     snapshot_name,
+    taken_up,
     upload,
 )
 from sandboxkit.limits import WAIT_S, Patience, create_within_limits
@@ -191,15 +193,17 @@ class Sandbox:
             spec = owned(spec)
             inside = for_backend(spec)
             await provider.prepare(inside)
+            entry = await intended(provider, spec, undo)
             handle, place = await create_within_limits(
                 provider, lambda: made(provider, inside), patience
             )
             undo.callback(place.release)
             undo.push_async_callback(finish, handle.destroy)
+            await entry.made(handle.info.id)
             channel = await connect(handle, can.guest_user, spec, undo)
             if isinstance(channel, Fallback):
                 check_without_guest(spec, can)
-            keeper = kept(handle, channel, place, spec.lease_s, can=can, undo=undo)
+            keeper = kept(handle, channel, place, entry, spec.lease_s, can=can, undo=undo)
             network = await opened(
                 spec.network, channel, outside, undo, env=spec.env, owner=can.guest_user
             )
@@ -224,11 +228,12 @@ class Sandbox:
             handle = await provider.attach(sandbox_id)
             undo.push_async_callback(finish, handle.aclose)
             policy, differences = begun_with(handle.info, outside)
+            entry = await taken_up(provider, handle, spec.lease_s, undo)
             if handle.info.state == "paused":
                 await handle.resume()
             channel = await connect(handle, can.guest_user, spec, undo)
             place = Places(None).claim()  # it was there before, and takes none from others
-            keeper = kept(handle, channel, place, spec.lease_s, can=can, undo=undo)
+            keeper = kept(handle, channel, place, entry, spec.lease_s, can=can, undo=undo)
             network = await opened(policy, channel, outside, undo, env={}, owner=can.guest_user)
             undo.pop_all()
         info = described(handle.info, channel, differences)
@@ -455,7 +460,7 @@ class Sandbox:
             await self._keeper.stop()
             await self.network.aclose()
             await close(self._channel, say_bye=False, keep_s=None)
-            await self._handle.destroy()
+            await self._keeper.destroy()
         finally:
             await self._release()
 
@@ -473,12 +478,12 @@ class Sandbox:
             await self.network.aclose()
             await close(self._channel, say_bye=True, keep_s=keep_s)
             if keep_s is not None:
-                await self._keeper.keep_for(keep_s)
+                await self._keeper.leave(keep_s)
         finally:
             await self._release()
 
     async def _release(self) -> None:
-        self._keeper.place.release()
+        await self._keeper.release()
         await self._handle.aclose()
         if self._owns_provider:
             await self._provider.aclose()

@@ -22,6 +22,7 @@ from sandboxkit.gateway.model.budget import Budget
 from sandboxkit.gateway.model.meter import Meter
 from sandboxkit.limits import WAIT_S
 from sandboxkit.machine import MachineUsage, known_prices
+from sandboxkit.ownership import for_session
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.spec import SandboxSpec
 
@@ -207,7 +208,7 @@ class Session:
             self._sandbox = self._provider
         else:
             spec = SandboxSpec.build(self._spec, **self._spec_fields)
-            spec = await self._agent.prepare(spec)
+            spec = for_session(await self._agent.prepare(spec), self.id)
             began = self._machine_began = time.monotonic()
             self._sandbox = await Sandbox.create(
                 self._provider,

@@ -12,10 +12,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib.util import find_spec
 from typing import ClassVar, Literal, NamedTuple
 
-from sandboxkit.errors import UnsupportedError
+from sandboxkit.errors import SandboxNotFoundError, UnsupportedError
 from sandboxkit.providers.info import Difference, Effective, SandboxInfo, State
 from sandboxkit.spec import Resources, SandboxSpec
 
@@ -314,6 +315,29 @@ class SandboxProvider(ABC):
     @abstractmethod
     def list(self, labels: Mapping[str, str]) -> AsyncIterator[SandboxInfo]:
         """All sandboxes of sandboxkit that carry all of `labels`, stopped ones too."""
+
+    async def destroy(self, sandbox_id: str) -> None:
+        """End a sandbox of ours in whichever state it is, a stopped one too.
+
+        Gone already is success. Called shielded from cancellation, with a deadline.
+        Overridden where `attach` refuses some that are still there.
+
+        Raises:
+            SandboxNotFoundError: What has this id is not of sandboxkit.
+        """
+        try:
+            handle = await self.attach(sandbox_id)
+        except SandboxNotFoundError:
+            return
+        await handle.destroy()
+
+    async def clock(self) -> datetime | None:
+        """What time it is at the backend, aware; None where it does not tell.
+
+        By it the age of what another machine has left is told, as this one's clock may be
+        wrong.
+        """
+        return None
 
     async def remove_snapshot(self, image: str) -> None:
         """Remove what `SandboxHandle.snapshot` returned; gone already is success.

@@ -206,6 +206,16 @@ class DaytonaProvider(SandboxProvider):
         person = await self._person(machine, None) if machine.state == "running" else None
         return DaytonaHandle(machine, describe(machine, person))
 
+    async def destroy(self, sandbox_id: str) -> None:
+        """Destroy a sandbox of ours, a stopped one too; see `SandboxProvider.destroy`."""
+        try:
+            machine = await self._service.get(sandbox_id)
+        except SandboxNotFoundError:
+            return
+        if OWNER_LABEL not in machine.labels:
+            raise _not_found(sandbox_id, "This sandbox was not made by sandboxkit")
+        await machine.remove()
+
     async def list(self, labels: Mapping[str, str]) -> AsyncIterator[SandboxInfo]:
         """All sandboxes of ours with these labels; see `SandboxProvider.list`."""
         key = labels.get(KEY_LABEL)

@@ -133,16 +133,11 @@ class DockerProvider(SandboxProvider):
     async def attach(self, sandbox_id: str) -> DockerHandle:
         """Take up a running container of ours; see `SandboxProvider.attach`."""
         try:
-            found = await self._engine.call(
-                "attach", lambda api: api.inspect_container(sandbox_id), sandbox_id=sandbox_id
-            )
+            found, labels = await self._inspect(sandbox_id)
         except SandboxError as error:
             if status_of(error) in {400, 404}:
                 raise _not_found(sandbox_id, "There is no sandbox of this id") from error
             raise
-        labels: dict[str, str] = found["Config"].get("Labels") or {}
-        if OWNER_LABEL not in labels:
-            raise _not_found(sandbox_id, "This container was not made by sandboxkit")
         if found["State"].get("Status") in _ENDED:
             raise _not_found(sandbox_id, "This sandbox has ended")
         return DockerHandle(
@@ -154,6 +149,31 @@ class DockerProvider(SandboxProvider):
                 datetime.fromisoformat(found["Created"]),
             ),
         )
+
+    async def _inspect(self, sandbox_id: str) -> tuple[Json, dict[str, str]]:
+        """What the engine says of a container of ours, and its labels."""
+        found: Json = await self._engine.call(
+            "attach", lambda api: api.inspect_container(sandbox_id), sandbox_id=sandbox_id
+        )
+        labels: dict[str, str] = found["Config"].get("Labels") or {}
+        if OWNER_LABEL not in labels:
+            raise _not_found(sandbox_id, "This container was not made by sandboxkit")
+        return found, labels
+
+    async def destroy(self, sandbox_id: str) -> None:
+        """Remove a container of ours, one that never started or has ended, too."""
+        try:
+            found, _labels = await self._inspect(sandbox_id)
+        except SandboxError as error:
+            if status_of(error) == 404:
+                return
+            raise
+        await remove(self._engine, str(found["Id"]))
+
+    async def clock(self) -> datetime:
+        """The engine's own time."""
+        said = await self._engine.call("clock", lambda api: api.info())
+        return datetime.fromisoformat(str(said["SystemTime"]))
 
     async def list(self, labels: Mapping[str, str]) -> AsyncIterator[SandboxInfo]:
         """All containers of ours with these labels; see `SandboxProvider.list`."""

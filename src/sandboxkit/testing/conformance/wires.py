@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Generator, Mapping
+from datetime import datetime
 from typing import ClassVar
 
 import anyio
@@ -113,6 +114,14 @@ class WiredProvider(SandboxProvider):
         """See `SandboxProvider`."""
         async for info in self.inner.list(labels):
             yield info
+
+    async def destroy(self, sandbox_id: str) -> None:
+        """See `SandboxProvider`."""
+        await self.inner.destroy(sandbox_id)
+
+    async def clock(self) -> datetime | None:
+        """See `SandboxProvider`."""
+        return await self.inner.clock()
 
     async def remove_snapshot(self, image: str) -> None:
         """See `SandboxProvider`."""

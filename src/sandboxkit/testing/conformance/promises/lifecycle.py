@@ -18,7 +18,13 @@ from sandboxkit.errors import (
 )
 from sandboxkit.providers.base import SandboxInfo
 from sandboxkit.sandbox import Sandbox
-from sandboxkit.spec import CREATED_LABEL, EXPIRES_LABEL, KEY_LABEL, OWNER_LABEL
+from sandboxkit.spec import (
+    CREATED_LABEL,
+    EXPIRES_LABEL,
+    KEY_LABEL,
+    LEASE_LABEL,
+    OWNER_LABEL,
+)
 from sandboxkit.testing.conformance.fixtures import Fields, Making
 from sandboxkit.testing.conformance.inside import mark, until, until_running
 from sandboxkit.testing.conformance.promise import note_refusal, promise
@@ -36,7 +42,7 @@ async def test_a_sandbox_is_found_by_its_labels(create: Making) -> None:
     (found,) = await _listed(create.wired, **create.label)
     assert found.id == sandbox.id
     assert found.labels["purpose"] == "kit"
-    for label in (OWNER_LABEL, KEY_LABEL, CREATED_LABEL, EXPIRES_LABEL):
+    for label in (OWNER_LABEL, KEY_LABEL, CREATED_LABEL, LEASE_LABEL, EXPIRES_LABEL):
         assert found.labels[label], label
     assert found.state in {"running", "unknown"}
 

@@ -1,0 +1,82 @@
+"""One thread that does one thing after the other, and never keeps an event loop waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import anyio
+
+T = TypeVar("T")
+
+
+class Worker:
+    """A thread for what may block, such as a file on a disk that hangs.
+
+    The end of the program does not wait for it.
+
+    Args:
+        name: The thread's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._starting = threading.Lock()
+        self._process: int | None = None
+        self._since: float | None = None  # when the job under way has begun
+
+    async def do(self, job: Callable[[], T], *, wait_s: float) -> T:
+        """Do something after all that was asked for before, and wait for its result.
+
+        Cancelling, or waiting too long, leaves it to the thread: it is done all the same.
+
+        Raises:
+            TimeoutError: It is not done within `wait_s`, or what is before it hangs.
+        """
+        since = self._since
+        if since is not None and time.monotonic() - since > wait_s:
+            raise TimeoutError
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T | None, error: Exception | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(cast("T", result))
+
+        def work() -> None:
+            result, failure = None, None
+            try:
+                result = job()
+            except Exception as error:  # noqa: BLE001 - whoever waits is told
+                failure = error
+            with contextlib.suppress(RuntimeError):  # the loop is gone
+                loop.call_soon_threadsafe(settle, result, failure)
+
+        self._put(work)
+        with anyio.fail_after(wait_s):
+            return await future
+
+    def _put(self, work: Callable[[], None]) -> None:
+        with self._starting:
+            if self._process != os.getpid():
+                self._process = os.getpid()
+                threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        self._jobs.put(work)
+
+    def _run(self) -> None:
+        while True:
+            work = self._jobs.get()
+            self._since = time.monotonic()
+            work()
+            self._since = None

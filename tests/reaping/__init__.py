@@ -1,0 +1,1 @@
+"""Who owns a sandbox, and the end of what nobody owns: the journal, the reaper, `gc`."""
