@@ -240,6 +240,31 @@ def remove(
     finish(work(ids or [], provider=provider, every=every, yes=yes))
 
 
+@app.command("gc")
+def collect(
+    *,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--provider", "-p", help="A backend; repeatable. Default: those that you have used."
+        ),
+    ] = None,
+    everyone: Annotated[
+        bool, typer.Option("--everyone", help="Those of other owners too, where it is proven.")
+    ] = False,
+    paused: Annotated[
+        bool, typer.Option("--paused", help="Paused ones too, whose host is gone.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Say what would be done, and do nothing.")
+    ] = False,
+) -> None:
+    """Remove sandboxes that no host holds any more. What is in use is not touched."""
+    from sandboxkit.cli.gc import collect as work
+
+    finish(work(provider or [], everyone=everyone, paused=paused, dry_run=dry_run))
+
+
 @app.command("providers")
 def list_providers(
     *, as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False

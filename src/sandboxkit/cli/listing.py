@@ -57,7 +57,7 @@ def _table(found: Iterable[SandboxInfo]) -> Table:
         row: tuple[object, ...] = (
             info.id,
             info.state,
-            _age(info.created_at),
+            age(info.created_at),
             info.labels.get(OWNER_LABEL, ""),
             info.effective.image or "",
             " ".join(f"{name}={value}" for name, value in sorted(own.items())),
@@ -66,7 +66,8 @@ def _table(found: Iterable[SandboxInfo]) -> Table:
     return table
 
 
-def _age(created: datetime | None) -> str:
+def age(created: datetime | None) -> str:
+    """How long ago that was, in its largest unit; empty where it is not known."""
     if created is None:
         return ""
     seconds = max(0, int((datetime.now(UTC) - created).total_seconds()))
