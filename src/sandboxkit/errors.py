@@ -176,6 +176,12 @@ class SandboxClosedError(SandboxError, RuntimeError):
     default_code = "closed"
 
 
+class InvalidStateError(SandboxError, RuntimeError):
+    """A session cannot do this in the state that it is in."""
+
+    default_code = "invalid_state"
+
+
 class ConnectionLostError(SandboxError, ConnectionError):
     """The connection into the sandbox was lost and could not be taken up again.
 

@@ -16,7 +16,13 @@ from sandboxkit.agents.events import Finished, NetworkRefusal
 from sandboxkit.agents.registry import agents
 from sandboxkit.agents.stream import EventStream, Turn
 from sandboxkit.concurrency import run_to_end
-from sandboxkit.errors import AgentError, InvalidSpecError, SandboxClosedError
+from sandboxkit.errors import (
+    AgentError,
+    InvalidSpecError,
+    SandboxClosedError,
+    SandboxDiedError,
+    SandboxNotFoundError,
+)
 from sandboxkit.gateway.model.account import Account
 from sandboxkit.gateway.model.budget import Budget
 from sandboxkit.gateway.model.meter import Meter
@@ -25,6 +31,7 @@ from sandboxkit.machine import MachineUsage, known_prices
 from sandboxkit.ownership import for_session
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.spec import SandboxSpec
+from sandboxkit.states import StateMachine, States
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -136,6 +143,7 @@ class Session:
         self._conversation: Conversation | None = None
         self._turn: Turn | None = None
         self._closed = False
+        self._states = StateMachine()
         self.usage = Usage()
         self.cost_usd: float | None = None
         self.create_s = self.connect_s = self.close_s = 0.0
@@ -154,6 +162,11 @@ class Session:
         if self._sandbox is None or self._closed:
             raise self._not_open()
         return self._sandbox
+
+    @property
+    def states(self) -> States:
+        """The state that the session is in, to be read and followed."""
+        return self._states
 
     @property
     def meter(self) -> Meter:
@@ -200,6 +213,26 @@ class Session:
         """
         if self._sandbox is not None or self._closed:
             raise SandboxClosedError("A session can be entered once; make a new one.")
+        self._states.to("creating")
+        try:
+            await self._create()
+        except BaseException as error:
+            self._fail(error)
+            raise
+        try:
+            await self._connected()
+        except BaseException as error:
+            self._fail(error)
+            await self.aclose()
+            raise
+        self._states.to("ready")
+        return self
+
+    def _fail(self, error: BaseException) -> None:
+        if self._states.can("failed"):
+            self._states.to("failed", str(error) or type(error).__name__)
+
+    async def _create(self) -> None:
         await anyio.to_thread.run_sync(known_prices)  # it reads a file
         chosen = self._chosen_agent
         self._agent = agents.make(chosen) if isinstance(chosen, str) else chosen
@@ -220,12 +253,6 @@ class Session:
             )
             self.create_s = time.monotonic() - began
         self._unlisten = self._sandbox.network.listen(self._decided)
-        try:
-            await self._connected()
-        except BaseException:
-            await self.aclose()
-            raise
-        return self
 
     async def _connected(self) -> Conversation:
         """The running agent, started if it does not run."""
@@ -306,18 +333,28 @@ class Session:
         self._turn = turn
         if before is not None:
             await before.leave()
-        return await self._connected()
+        conversation = await self._connected()
+        if self._turn is turn and self._states.now != "running":
+            self._states.to("running")
+        return conversation
 
     def finished(self, turn: Turn, result: RunResult | None) -> None:
         """See `sandboxkit.agents.stream.Owner`."""
         if self._turn is turn:
             self._turn = None
+            if self._states.now == "running":
+                self._states.to("ready")
         if result is not None:
             self._begun = True
             self.id = result.session_id
             self.usage += result.usage
             if result.cost_usd is not None:
                 self.cost_usd = (self.cost_usd or 0.0) + result.cost_usd
+
+    def broke(self, turn: Turn, error: BaseException) -> None:
+        """See `sandboxkit.agents.stream.Owner`."""
+        if self._turn is turn and isinstance(error, SandboxDiedError | SandboxNotFoundError):
+            self._fail(error)
 
     def noticed(self) -> Sequence[Event]:
         """See `sandboxkit.agents.stream.Owner`."""
@@ -348,8 +385,11 @@ class Session:
             return
         self._closed = True
         began = time.monotonic()
-        await run_to_end(self._close(), deadline_s=_CLOSE_S)
-        self.close_s = time.monotonic() - began
+        try:
+            await run_to_end(self._close(), deadline_s=_CLOSE_S)
+        finally:
+            self.close_s = time.monotonic() - began
+            self._states.to("closed")
 
     async def _close(self) -> None:
         conversation, self._conversation = self._conversation, None

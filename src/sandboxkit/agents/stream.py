@@ -41,6 +41,10 @@ class Owner(Protocol):
         """The turn is over; `result` is None where the agent gave none."""
         ...
 
+    def broke(self, turn: Turn, error: BaseException) -> None:
+        """The turn has ended by this error; `finished` follows."""
+        ...
+
     def noticed(self) -> Sequence[Event]:
         """What has happened beside the agent, and was not said before."""
         ...
@@ -90,8 +94,8 @@ class Turn:
         except asyncio.CancelledError:
             await self.leave()
             raise
-        except BaseException:
-            await self._failed()
+        except BaseException as error:
+            await self._failed(error)
             raise
         if isinstance(event, Finished):
             latency = event.result.latency.after(self._machine_s)
@@ -102,8 +106,9 @@ class Turn:
         self._held.extend((*self._owner.noticed(), event))
         return self._held.popleft()
 
-    async def _failed(self) -> None:
+    async def _failed(self, error: BaseException) -> None:
         self._over = True
+        self._owner.broke(self, error)
         if self._conversation is not None:
             await run_to_end(self._owner.discard(self._conversation), deadline_s=_CLOSE_S)
         self._owner.finished(self, None)
