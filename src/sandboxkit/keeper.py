@@ -108,11 +108,11 @@ class Keeper:
         every = min(max(self._lease_s / 3, _SHORTEST_S), _LONGEST_S)
         while not failed.is_set():
             held_s = self._client.held_s if self._client else self._lease_s
-            await self._entry.renew(held_s)
             try:
                 await self.keep_for(held_s)
             except (SandboxError, TimeoutError) as error:
                 log.warning("the sandbox could not be renewed, and is tried again: %s", error)
+            await self._entry.renew(held_s)  # last: a disk that hangs must not cost the sandbox
             if not self._wanted:
                 return
             with contextlib.suppress(TimeoutError):

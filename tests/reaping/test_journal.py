@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,15 @@ async def test_many_processes_at_once(host: Host) -> None:
     assert all(row.id for row in rows)
     assert sum(row.ended is None for row in rows) == 24
     assert {hold.alive for row in rows for hold in row.holds} == {False}
+
+
+async def test_a_process_that_has_ended_well_leaves_the_file_alone(
+    host: Host, journal_file: Path
+) -> None:
+    """No lock, and no log that is not written back."""
+    assert await host(CREATED) == 0
+    left = {path.name for path in journal_file.parent.rglob("*")}
+    assert left == {"journal.db", "journal.db.holders"}
 
 
 async def test_it_is_private_and_holds_no_secret(journal_file: Path) -> None:
@@ -181,7 +191,9 @@ async def test_an_intent_that_came_to_nothing_is_closed(
 async def test_a_forked_child_is_another_process(journal_file: Path) -> None:
     """Its parent's sandboxes are not its own, and it can write itself."""
     async with sk.Sandbox.create(MemoryProvider()):
-        child = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # later Pythons warn of a fork beside threads
+            child = os.fork()
         if child == 0:
             try:
                 asyncio.run(_of_the_child())

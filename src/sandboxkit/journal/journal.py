@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import secrets
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 VARIABLE: Final = "SANDBOXKIT_JOURNAL"
 _WAIT_S: Final = 3.0
+_CLOSE_S: Final = 0.5
 _CREATE_S: Final = 300.0  # that a creation may take beyond the lease, before any heartbeat
 
 
@@ -114,6 +116,12 @@ class Journal:
             self._warn(str(error))
         return otherwise
 
+    def close(self) -> None:
+        """Close the file, at the end of the program."""
+        store = self._store
+        if store is not None:
+            self._worker.finish(store.close, wait_s=_CLOSE_S)
+
     def _opened(self) -> Store | None:
         if self._store is None and (path := self._path()) is not None:
             self._store = Store(path)
@@ -170,6 +178,11 @@ def _path(setting: tuple[str, ...]) -> Path | None:
     return base / "sandboxkit" / "journal.db"
 
 
+def _close() -> None:
+    for each in list(_journals.values()):
+        each.close()
+
+
 def _forget() -> None:
     """A forked child begins anew: SQLite's connections must not cross a fork, not even to close."""
     global _lock  # noqa: PLW0603 - another thread of the parent may have held it
@@ -181,5 +194,6 @@ def _forget() -> None:
 _lock = threading.Lock()
 _journals: dict[tuple[str, ...], Journal] = {}
 _parents: list[Journal] = []
+atexit.register(_close)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)

@@ -6,6 +6,7 @@ from any container that shares the directory.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import os
@@ -72,6 +73,13 @@ def lives(directory: Path, name: str) -> bool:
         os.close(fd)
 
 
+def _leave() -> None:
+    """At the end of the program. A lock that is not there is of a process that does not live."""
+    for directory, (name, _fd) in _ours.items():
+        with contextlib.suppress(OSError):
+            (directory / name).unlink(missing_ok=True)
+
+
 def _forget() -> None:
     """A forked child is a process of its own; its parent's locks stay the parent's."""
     global _lock  # noqa: PLW0603 - another thread of the parent may have held it
@@ -82,4 +90,5 @@ def _forget() -> None:
     _ours.clear()
 
 
+atexit.register(_leave)
 os.register_at_fork(after_in_child=_forget)

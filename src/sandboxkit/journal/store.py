@@ -52,6 +52,12 @@ class Store:
         self._locks = path.with_name(path.name + ".holders")
         self._open: tuple[sqlite3.Connection, tuple[int, int]] | None = None
 
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        if self._open is not None:
+            self._open[0].close()
+            self._open = None
+
     # what a host says
 
     def intend(self, row: Row, token: str, seconds: float) -> None:
@@ -214,9 +220,7 @@ class Store:
         except sqlite3.DatabaseError as error:
             if type(error) is not sqlite3.DatabaseError:  # busy, read-only, full
                 raise
-        if self._open is not None:
-            self._open[0].close()
-            self._open = None
+        self.close()
         self._set_aside()
         return job()
 
@@ -238,8 +242,7 @@ class Store:
             db, file = self._open
             if file == self._file():
                 return db
-            self._open = None
-            db.close()
+            self.close()
         db = self._connect()
         self._open = db, self._file() or (0, 0)
         return db

@@ -40,8 +40,7 @@ class Worker:
         Raises:
             TimeoutError: It is not done within `wait_s`, or what is before it hangs.
         """
-        since = self._since
-        if since is not None and time.monotonic() - since > wait_s:
+        if self._hangs(wait_s):
             raise TimeoutError
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -66,6 +65,24 @@ class Worker:
         self._put(work)
         with anyio.fail_after(wait_s):
             return await future
+
+    def finish(self, job: Callable[[], object], *, wait_s: float) -> None:
+        """Do one last thing at the end of the program; not for an event loop."""
+        if self._process != os.getpid() or self._hangs(wait_s):
+            return
+        done = threading.Event()
+
+        def work() -> None:
+            with contextlib.suppress(Exception):
+                job()
+            done.set()
+
+        self._jobs.put(work)
+        done.wait(wait_s)
+
+    def _hangs(self, wait_s: float) -> bool:
+        since = self._since
+        return since is not None and time.monotonic() - since > wait_s
 
     def _put(self, work: Callable[[], None]) -> None:
         with self._starting:
