@@ -307,6 +307,17 @@ def file_error(number: int | None, message: str, **fields: Any) -> FileError:
     return error
 
 
+class StoreError(SandboxError):
+    """What a session keeps outside its sandbox cannot be read or written.
+
+    `code` says why where that is known: `no_session`, `session_exists`, `taken_over` (another
+    host has resumed the session), `damaged` (what comes back is not what was stored),
+    `newer_schema`, `unavailable`, or `store`.
+    """
+
+    default_code = "store"
+
+
 class AgentError(SandboxError):
     """The agent could not be started, or ended without a result."""
 

@@ -1,0 +1,104 @@
+"""`Store`: where sessions are kept outside of their sandboxes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from sandboxkit.store.database import Database
+from sandboxkit.store.lines import Lines, Writer
+from sandboxkit.store.sessions import SessionRecord, Sessions
+
+if TYPE_CHECKING:
+    from sandboxkit.store.transcripts import Transcripts
+
+
+def default_directory() -> Path:
+    """The user's own: `$XDG_STATE_HOME/sandboxkit`, by default `~/.local/state/sandboxkit`."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "sandboxkit"
+
+
+class Store:
+    """Keeps sessions: their records and conversations in a database.
+
+    ```python
+    async with Store() as store:
+        for record in await store.list():
+            print(record.id, record.agent, record.state)
+    ```
+
+    It belongs to the event loop that uses it first. Several programs may use one store.
+
+    Args:
+        url: The database: `sqlite:///records.db`, `postgresql://user@host/name`; None is
+            `store.db` in the user's state directory.
+
+    Raises:
+        InvalidSpecError: A URL is none.
+        ImportError: What it needs is not installed.
+    """
+
+    def __init__(self, url: str | None = None) -> None:
+        self._database = Database(url or f"sqlite:///{default_directory() / 'store.db'}")
+        self.sessions = Sessions(self._database)
+
+    def __repr__(self) -> str:
+        return f"<Store {self._database!r}>"
+
+    async def list(self) -> list[SessionRecord]:
+        """The sessions, the last saved one first."""
+        return await self.sessions.all()
+
+    async def get(self, session_id: str) -> SessionRecord:
+        """One session.
+
+        Raises:
+            StoreError: There is none; code `no_session`.
+        """
+        return await self.sessions.get(session_id)
+
+    async def fork(self, session_id: str) -> str:
+        """A second session that begins where this one was saved last.
+
+        Returns:
+            Its id, for `Session.resume`.
+        """
+        return await self.sessions.fork(session_id)
+
+    async def delete(self, session_id: str) -> None:
+        """Forget a session; nothing happens where there is none."""
+        await self.sessions.delete(session_id)
+
+    def transcripts(self) -> Transcripts:
+        """A `SessionStore` for `ClaudeAgentOptions`, without a `Session` of sandboxkit.
+
+        What sessions of sandboxkit keep does not exist for it.
+
+        Raises:
+            ImportError: `claude-agent-sdk` is not installed.
+        """
+        from sandboxkit.store.transcripts import Transcripts
+
+        return Transcripts(self.lines(Writer()))
+
+    def lines(self, writer: Writer) -> Lines:
+        """The lines of one session, for who may write them."""
+        return Lines(self._database, writer)
+
+    async def aclose(self) -> None:
+        """Close the connections. Idempotent."""
+        await self._database.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
