@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
@@ -246,6 +246,23 @@ class Files:
                 f"{', '.join(skipped[:5])}",
                 op="files.upload",
             )
+
+    async def unpack(self, remote: RemotePath, tree: AsyncIterator[bytes]) -> None:
+        """Write a tree that comes as a stream, in the format of `sandboxkit.guest.trees`.
+
+        It is checked in the sandbox, and nothing of it touches this machine's disk.
+
+        Raises:
+            UnsafePathError: A name leads outside.
+        """
+        channel = self._open(self._request("unpack", remote), None)
+        try:
+            async for block in tree:
+                await channel.write(wire.STDIN, block)
+            channel.write_eof(wire.STDIN)
+            await _succeeded(channel)
+        finally:
+            channel.close()
 
     async def download(
         self,
