@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sandboxkit.channel.files import FileInfo, Files
     from sandboxkit.channel.process import PIPE, ExecResult, Process
     from sandboxkit.channel.tunnels import Address, Ports
-    from sandboxkit.errors import BudgetExceededError, SandboxError
+    from sandboxkit.errors import BudgetExceededError, SandboxError, StoreError
     from sandboxkit.gateway.decisions import Decision
     from sandboxkit.gateway.model.anthropic import Anthropic
     from sandboxkit.gateway.model.bedrock import Bedrock
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from sandboxkit.sandbox import Sandbox
     from sandboxkit.session import Session
     from sandboxkit.spec import Artifact, NetworkPolicy, Resources, SandboxSpec
+    from sandboxkit.store import Store, Workspace
 
 __version__ = "0.1.0"
 
@@ -91,10 +92,20 @@ _HOME = {
     "SandboxProvider": "providers.base",
     "SandboxSpec": "spec",
     "Session": "session",
+    "Store": "store",
+    "StoreError": "errors",
+    "Workspace": "store",
     "reap": "reaping",
 }
 
-_EXTRAS = {"claude_agent_sdk": "claude", "h11": "gateway", "httpx": "gateway"}
+_EXTRAS = {
+    "claude_agent_sdk": "claude",
+    "h11": "gateway",
+    "httpx": "gateway",
+    "obstore": "store",
+    "sqlalchemy": "store",
+    "zstandard": "store",
+}
 
 __all__ = [
     "PIPE",
@@ -134,9 +145,12 @@ __all__ = [
     "SandboxTransport",
     "Secret",
     "Session",
+    "Store",
+    "StoreError",
     "Tool",
     "Usage",
     "Vertex",
+    "Workspace",
     "reap",
     "register",
 ]

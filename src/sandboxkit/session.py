@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections import deque
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID, uuid4
@@ -12,25 +14,25 @@ from uuid import UUID, uuid4
 import anyio.to_thread
 
 from sandboxkit.agents.base import Agent, Conversation, RunResult, Usage
-from sandboxkit.agents.events import Finished, NetworkRefusal
-from sandboxkit.agents.registry import agents
+from sandboxkit.agents.events import Finished, NetworkRefusal, Notice
 from sandboxkit.agents.stream import EventStream, Turn
+from sandboxkit.beginning import Wanted
 from sandboxkit.concurrency import run_to_end
 from sandboxkit.errors import (
     AgentError,
     InvalidSpecError,
     SandboxClosedError,
     SandboxDiedError,
+    SandboxError,
     SandboxNotFoundError,
+    StoreError,
 )
 from sandboxkit.gateway.model.account import Account
 from sandboxkit.gateway.model.budget import Budget
 from sandboxkit.gateway.model.meter import Meter
 from sandboxkit.limits import WAIT_S
 from sandboxkit.machine import MachineUsage, known_prices
-from sandboxkit.ownership import for_session
 from sandboxkit.sandbox import Sandbox
-from sandboxkit.spec import SandboxSpec
 from sandboxkit.states import StateMachine, States
 
 if TYPE_CHECKING:
@@ -44,6 +46,12 @@ if TYPE_CHECKING:
     from sandboxkit.gateway.settings import Gateway
     from sandboxkit.machine import MachinePrice
     from sandboxkit.progress import Listener
+    from sandboxkit.spec import SandboxSpec
+    from sandboxkit.store.keeping import Keeping
+    from sandboxkit.store.store import Store
+    from sandboxkit.store.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 _CLOSE_S = 180.0
 _REFUSALS = 100  # that wait for the next event; then the oldest is dropped
@@ -64,12 +72,19 @@ class Session:
     Args:
         provider: The backend, by name or as an object; a list of them, of which the first
             is taken that has room and answers; or a `Sandbox` of the caller's, which has
-            what the agent needs and is not destroyed at the end.
-        agent: The agent, by name or as an object such as `ClaudeCode(options)`.
+            what the agent needs and is not destroyed at the end. None is the backend that a
+            session out of a store was on.
+        agent: The agent, by name or as an object such as `ClaudeCode(options)`. None is
+            `claude-code`; for a session out of a store, the one that it had.
         spec: What the sandbox shall be.
         id: The id of the conversation, a UUID; None makes one.
         resume: The id of an earlier conversation to take up. It must be in the sandbox, or
-            in a store that the agent was given (`ClaudeAgentOptions.session_store`).
+            in a store that the agent was given (`ClaudeAgentOptions.session_store`), or in
+            `store`; then its files are brought back as well. See `Session.resume`.
+        store: A `Store`, or the URL of its database: conversation and files are kept there as
+            they grow, so that the session can go on in another sandbox.
+        workspace: Which files; None is all of the work directory, or what the session that is
+            taken up had.
         on_progress: Called with each step of a slow creation.
         wait_s: Seconds to wait while the backend has no room, or limits the rate.
         budget: What may be spent on the model; several sessions may share one.
@@ -96,12 +111,14 @@ class Session:
 
     def __init__(
         self,
-        provider: OneProvider | Sequence[OneProvider] | Sandbox,
+        provider: OneProvider | Sequence[OneProvider] | Sandbox | None,
         *,
-        agent: str | Agent = "claude-code",
+        agent: str | Agent | None = None,
         spec: SandboxSpec | None = None,
         id: str | None = None,  # noqa: A002 - the word of the whole API
         resume: str | None = None,
+        store: Store | str | None = None,
+        workspace: Workspace | None = None,
         on_progress: Listener | None = None,
         wait_s: float = WAIT_S,
         budget: Budget | Sequence[Budget] = (),
@@ -114,22 +131,22 @@ class Session:
     ) -> None:
         if id is not None and resume is not None:
             raise InvalidSpecError("give either id, for a new conversation, or resume; not both")
-        if isinstance(provider, Sandbox) and (
-            spec is not None or spec_fields or secrets or gateway
-        ):
-            raise InvalidSpecError(
-                "a Sandbox was given: it is as it is, and cannot take a spec or its fields, "
-                "secrets or a gateway"
-            )
-        self._provider = provider
-        self._chosen_agent = agent
-        self._spec = spec
-        self._spec_fields = spec_fields
-        self._secrets, self._gateway = secrets, gateway
+        self._wanted = Wanted(
+            provider=provider,
+            agent=agent,
+            spec=spec,
+            spec_fields=spec_fields,
+            secrets=secrets,
+            gateway=gateway,
+            store=store,
+            workspace=workspace,
+            on_progress=on_progress,
+            wait_s=wait_s,
+        )
+        self._wanted.check(resume=resume is not None)
+        self._keeping: Keeping | None = None
         self._refused: deque[Decision] = deque(maxlen=_REFUSALS)
         self._unlisten: Callable[[], None] | None = None
-        self._on_progress = on_progress
-        self._wait_s = wait_s
         budgets = (budget,) if isinstance(budget, Budget) else tuple(budget)
         self._account = Account(Meter(prices), budgets, None if models is None else tuple(models))
         self._machine_price = machine_price
@@ -138,6 +155,7 @@ class Session:
         self.id = _uuid(id or resume or str(uuid4()))
         self._begun = resume is not None  # whether there is a conversation that must be found
         self._starts = 0
+        self._told_unsaved: SandboxError | None = None
         self._agent: Agent | None = None
         self._sandbox: Sandbox | None = None
         self._conversation: Conversation | None = None
@@ -147,6 +165,39 @@ class Session:
         self.usage = Usage()
         self.cost_usd: float | None = None
         self.create_s = self.connect_s = self.close_s = 0.0
+
+    @classmethod
+    def resume(
+        cls,
+        session_id: str,
+        *,
+        store: Store | str,
+        provider: OneProvider | Sequence[OneProvider] | None = None,
+        fork: bool = False,
+        **options: Any,
+    ) -> Self:
+        """Go on with a session that a store has, in a new sandbox, for an `async with` block.
+
+        The sandbox is made as the session's was, and has its files, byte for byte. What a
+        store does not keep must be given again: values of `env`, `secrets`, `artifacts`. Whoever
+        resumes takes the session over: another host that still had it saves no more.
+
+        Args:
+            session_id: The session.
+            store: The `Store`, or the URL of its database.
+            provider: Another backend; None is the one it was on.
+            fork: Whether to begin a second session where this one was saved last, with an id of
+                its own (`session.id`, once entered).
+            **options: As for `Session`; fields of the spec win over those that are stored.
+
+        Entering raises:
+            StoreError: There is no such session, or something is damaged; then nothing was made.
+            UnsupportedError: The sandbox cannot be what the session's was; it names the field.
+            SandboxError: See `Session`.
+        """
+        session = cls(provider, resume=session_id, store=store, **options)
+        session._wanted.fork = fork
+        return session
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._sandbox else "not entered"
@@ -218,13 +269,18 @@ class Session:
             await self._create()
         except BaseException as error:
             self._fail(error)
+            if self._keeping is not None:
+                await run_to_end(self._keeping.close(None), deadline_s=_CLOSE_S)
             raise
         try:
             await self._connected()
         except BaseException as error:
             self._fail(error)
-            await self.aclose()
+            with contextlib.suppress(StoreError):
+                await self.aclose()
             raise
+        if self._keeping is not None:
+            self._keeping.started()
         self._states.to("ready")
         return self
 
@@ -234,24 +290,15 @@ class Session:
 
     async def _create(self) -> None:
         await anyio.to_thread.run_sync(known_prices)  # it reads a file
-        chosen = self._chosen_agent
-        self._agent = agents.make(chosen) if isinstance(chosen, str) else chosen
-        began = self._machine_began = time.monotonic()
-        if isinstance(self._provider, Sandbox):
-            self._sandbox = self._provider
-        else:
-            spec = SandboxSpec.build(self._spec, **self._spec_fields)
-            spec = for_session(await self._agent.prepare(spec), self.id)
-            began = self._machine_began = time.monotonic()
-            self._sandbox = await Sandbox.create(
-                self._provider,
-                spec=spec,
-                on_progress=self._on_progress,
-                wait_s=self._wait_s,
-                secrets=self._secrets,
-                gateway=self._gateway,
-            )
-            self.create_s = time.monotonic() - began
+        keeping = self._keeping = await self._wanted.keeping(self.id, resume=self._begun)
+        if keeping is not None:
+            await keeping.open()
+            self.id = keeping.id
+        agent = self._wanted.choose_agent(None if keeping is None else keeping.agent)
+        got = await self._wanted.make_sandbox(agent, keeping, self.id, resume=self._begun)
+        self._sandbox, self._agent, self._machine_began = got
+        if self._sandbox is not self._wanted.provider:
+            self.create_s = time.monotonic() - self._machine_began
         self._unlisten = self._sandbox.network.listen(self._decided)
 
     async def _connected(self) -> Conversation:
@@ -266,16 +313,26 @@ class Session:
         return self._conversation
 
     async def _start(self, agent: Agent) -> Conversation:
-        if self._starts == 0 or self._begun:
-            return await agent.start(
-                self.sandbox, self._account, session_id=self.id, resume=self._begun
-            )
-        try:  # the agent died in its first prompt, perhaps before it had kept anything of it
-            return await agent.start(self.sandbox, self._account, session_id=self.id, resume=True)
+        named = self.id if self._keeping is None else self._keeping.conversation
+        start = partial(agent.start, self.sandbox, self._account, session_id=named)
+        if self._starts == 0 and not self._begun:
+            return await start(resume=False)
+        try:
+            return await start(resume=True)
         except AgentError as error:
-            if error.code != "no_conversation":
+            if error.code != "no_conversation" or await self._must_have_begun():
                 raise
-            return await agent.start(self.sandbox, self._account, session_id=self.id, resume=False)
+            return await start(resume=False)
+
+    async def _must_have_begun(self) -> bool:
+        """Whether there is a conversation to be found.
+
+        The agent may have died in its first prompt, before it had kept anything of it; or the
+        session was put into a store before it was asked anything.
+        """
+        if self._keeping is not None:
+            return await self._keeping.has_conversation()
+        return self._begun
 
     # prompts
 
@@ -333,6 +390,8 @@ class Session:
         self._turn = turn
         if before is not None:
             await before.leave()
+        if self._keeping is not None:
+            self._keeping.turning()
         conversation = await self._connected()
         if self._turn is turn and self._states.now != "running":
             self._states.to("running")
@@ -344,9 +403,12 @@ class Session:
             self._turn = None
             if self._states.now == "running":
                 self._states.to("ready")
+        if self._keeping is not None:
+            self._keeping.turned(None if result is None else result.session_id)
         if result is not None:
             self._begun = True
-            self.id = result.session_id
+            if self._keeping is None:
+                self.id = result.session_id
             self.usage += result.usage
             if result.cost_usd is not None:
                 self.cost_usd = (self.cost_usd or 0.0) + result.cost_usd
@@ -360,9 +422,14 @@ class Session:
         """See `sandboxkit.agents.stream.Owner`."""
         refused = list(self._refused)
         self._refused.clear()
-        return [
+        events: list[Event] = [
             NetworkRefusal(one.method, one.host, one.port, one.reason, raw=one) for one in refused
         ]
+        unsaved = None if self._keeping is None else self._keeping.unsaved
+        if unsaved is not None and unsaved is not self._told_unsaved:
+            events.append(Notice("not_saved", {"error": str(unsaved)}, raw=unsaved))
+        self._told_unsaved = unsaved
+        return events
 
     def _decided(self, decision: Decision) -> None:
         if not decision.allowed:
@@ -374,38 +441,71 @@ class Session:
             self._conversation = None
         await conversation.aclose()
 
+    async def save(self) -> None:
+        """Save all that there is now: the conversation, and what has changed of the files.
+
+        It is also done by itself, after each prompt and at the end.
+
+        Raises:
+            InvalidSpecError: The session has no store.
+            StoreError: The store failed.
+            SandboxError: The files cannot be read, or are more than `workspace` allows.
+        """
+        if self._sandbox is None or self._closed:
+            raise self._not_open()
+        if self._keeping is None:
+            raise InvalidSpecError("the session has no store: Session(..., store=...)")
+        await self._keeping.save()
+
     # the end
 
     async def aclose(self) -> None:
         """End the agent, and the sandbox that was made for it. Idempotent.
 
         A running prompt fails. Cancellation waits until all is done.
+
+        Raises:
+            StoreError: The session's last state could not be saved; all else is done. What was
+                saved before is kept.
         """
         if self._closed:
             return
         self._closed = True
         began = time.monotonic()
+        unsaved: SandboxError | None = None
         try:
-            await run_to_end(self._close(), deadline_s=_CLOSE_S)
+            unsaved = await run_to_end(self._close(), deadline_s=_CLOSE_S)
         finally:
             self.close_s = time.monotonic() - began
             self._states.to("closed")
+        if unsaved is not None:
+            raise StoreError(
+                f"The last state of the session {self.id} is not in the store, only what was "
+                f"saved before: {unsaved}",
+                code=unsaved.code if isinstance(unsaved, StoreError) else None,
+            ) from unsaved
 
-    async def _close(self) -> None:
+    async def _close(self) -> SandboxError | None:
         conversation, self._conversation = self._conversation, None
+        keeping, unsaved = self._keeping, None
         if self._unlisten is not None:
             self._unlisten()
-        owned = self._sandbox is not None and self._sandbox is not self._provider
+        owned = self._sandbox is not None and self._sandbox is not self._wanted.provider
         try:
             if conversation is not None:
                 with contextlib.suppress(Exception):
                     await conversation.aclose()
+            if keeping is not None:
+                unsaved = await keeping.end()
         finally:
             if owned and self._sandbox is not None:
                 await self._sandbox.aclose()
             if self._machine_began is not None:
                 self._machine_s = time.monotonic() - self._machine_began
             self._account.meter.close()
+            if keeping is not None:
+                await keeping.close(unsaved)
+        return unsaved
 
     async def __aexit__(
         self,
@@ -413,7 +513,12 @@ class Session:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        try:
+            await self.aclose()
+        except StoreError as error:
+            if exc is None:
+                raise
+            log.warning("%s", error)  # the block's own error is the one to see
 
     def _not_open(self) -> SandboxClosedError:
         state = "has been closed" if self._closed else "is not open: use `async with Session(...)`"

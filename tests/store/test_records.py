@@ -50,7 +50,8 @@ async def test_a_record(store: Store) -> None:
 async def test_who_resumes_takes_over(store: Store) -> None:
     old = await begin(store)
     await store.lines(old).append(Batch.of(KEY, [{"n": 1}]))
-    new = await store.sessions.take_over(ID, backend="e2b")
+    new, _ = await store.sessions.take_over(ID)
+    await store.sessions.update(new, backend="e2b")
     for late in (
         store.lines(old).append(Batch.of(KEY, [{"n": 2}])),
         store.sessions.update(old, state="saved"),
@@ -77,13 +78,13 @@ async def test_a_fork_goes_its_own_way(store: Store) -> None:
     assert (forked.parent, forked.conversation, forked.state) == (ID, one, "saved")
     assert forked.snapshot is not None
     assert forked.snapshot.manifest == ("aa",)
-    right = await store.sessions.take_over(one, backend="docker")
+    right, _ = await store.sessions.take_over(one)
     await store.lines(right).append(Batch.of(Key("-work", one), [{"n": 2}]))
     await store.sessions.add_snapshot(right, ("bb",), files=2, size=5)
     mine = await store.lines(right).load(Key("-work", one))
     assert mine == [{**lines[0], "sessionId": one}, {"n": 2}]
     assert await store.lines(right).load(Key("-work", one, "subagents/a")) == [{"n": 1}]
-    other = await store.sessions.take_over(two, backend="docker")
+    other, _ = await store.sessions.take_over(two)
     assert await store.lines(other).load(Key("-work", two)) == [{**lines[0], "sessionId": two}]
     kept = (await store.get(ID)).snapshot
     assert kept is not None
@@ -154,7 +155,7 @@ async def test_what_was_acknowledged_outlives_a_kill(store: Store, url: str) -> 
     child.send_signal(signal.SIGKILL)
     rest = child.communicate()[0].split()
     said = int(rest[-1]) if rest else said
-    writer = await store.sessions.take_over(ID, backend="b")
+    writer, _ = await store.sessions.take_over(ID)
     loaded: Any = await store.lines(writer).load(KEY)
     whole = len(loaded) // 50
     assert len(loaded) == whole * 50  # no batch is torn
@@ -196,4 +197,5 @@ async def test_the_file_is_its_owner_s_alone(tmp_path: Path) -> None:
 
 def test_the_default_is_the_user_s_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/some/where")
-    assert repr(Store()) == "<Store sqlite+aiosqlite:////some/where/sandboxkit/store.db>"
+    home = "/some/where/sandboxkit"
+    assert repr(Store()) == f"<Store sqlite+aiosqlite:///{home}/store.db {home}/files>"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from sandboxkit.agents.latency import Latency
+from sandboxkit.errors import UnsupportedError
 from sandboxkit.gateway.model.meter import Sum
 from sandboxkit.usage import Usage
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sandboxkit.gateway.model.account import Account
     from sandboxkit.sandbox import Sandbox
     from sandboxkit.spec import SandboxSpec
+    from sandboxkit.store.archive import Archive
 
 __all__ = ["INTERFACE_VERSION", "Agent", "Conversation", "Latency", "RunResult", "Usage"]
 
@@ -115,6 +117,20 @@ class Agent(ABC):
     name: ClassVar[str]
     interface_version: ClassVar[int]
     install_hint: ClassVar[str] = ""
+
+    def kept_in(self, archive: Archive) -> Agent:  # noqa: ARG002
+        """The same agent, with its conversation in a store; a plugin may leave this out.
+
+        Args:
+            archive: The conversation of one session: `archive.transcripts()` is a `SessionStore`
+                of the `claude-agent-sdk`, `load` and `append` are for records of JSON.
+
+        Raises:
+            UnsupportedError: This agent cannot do that. The default.
+        """
+        raise UnsupportedError(
+            f"the agent {self.name!r} cannot keep its conversation in a store (it has no kept_in)"
+        )
 
     @abstractmethod
     async def prepare(self, spec: SandboxSpec) -> SandboxSpec:

@@ -2,5 +2,6 @@
 
 from sandboxkit.store.sessions import SessionRecord, Snapshot
 from sandboxkit.store.store import Store
+from sandboxkit.store.workspace import Workspace
 
-__all__ = ["SessionRecord", "Snapshot", "Store"]
+__all__ = ["SessionRecord", "Snapshot", "Store", "Workspace"]

@@ -58,7 +58,7 @@ class Blobs:
             self._place = Path(place.removeprefix("file://"))
 
     def __repr__(self) -> str:
-        return f"<Blobs {_without_query(str(self._place))}>"
+        return _without_query(str(self._place))
 
     async def put(self, content: bytes, digest: str | None = None) -> str:
         """Keep a piece.

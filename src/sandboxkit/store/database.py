@@ -54,6 +54,12 @@ class Database:
     def __repr__(self) -> str:
         return self._url.render_as_string(hide_password=True)
 
+    @property
+    def directory(self) -> Path | None:
+        """Where an SQLite file lies."""
+        file = self._url.database
+        return Path(file).parent if file and self._url.get_backend_name() == "sqlite" else None
+
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncGenerator[AsyncConnection]:
         """A transaction that changes nothing.

@@ -131,21 +131,23 @@ class Sessions:
             rows = (await connection.execute(select(sessions).order_by(*order))).mappings().all()
             return [await _record(connection, row) for row in rows]
 
-    async def take_over(self, session_id: str, *, backend: str) -> Writer:
-        """The right to write a session; whoever had it has it no longer."""
+    async def take_over(self, session_id: str) -> tuple[Writer, SessionRecord]:
+        """The right to write a session, and what it was then.
+
+        Whoever had the right has it no longer.
+        """
         token = secrets.token_hex(16)
 
-        async def work(connection: AsyncConnection) -> None:
-            await _get(connection, session_id)
-            values = {"writer": token, "backend": backend, "state": "open"}
+        async def work(connection: AsyncConnection) -> SessionRecord:
             which = sessions.c.id == session_id
+            values = {"writer": token, "state": "open"}
             await connection.execute(update(sessions).where(which).values(**values))
+            return await _get(connection, session_id)
 
-        await self._database.write(work)
-        return Writer(session_id, token)
+        return Writer(session_id, token), await self._database.write(work)
 
     async def update(self, writer: Writer, **values: Any) -> None:
-        """Change the fields of a session.
+        """Change fields of a session.
 
         Raises:
             StoreError: Another host has taken it over; code `taken_over`.
@@ -153,6 +155,8 @@ class Sessions:
 
         async def work(connection: AsyncConnection) -> None:
             await may_write(connection, writer)
+            if "spec" in values:
+                values["spec"] = json.dumps(values["spec"])
             which = sessions.c.id == writer.scope
             changed = update(sessions).where(which).values(updated=time.time(), **values)
             await connection.execute(changed)

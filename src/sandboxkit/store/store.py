@@ -7,11 +7,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from sandboxkit.store.blobs import Blobs
 from sandboxkit.store.database import Database
 from sandboxkit.store.lines import Lines, Writer
 from sandboxkit.store.sessions import SessionRecord, Sessions
 
 if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
     from sandboxkit.store.transcripts import Transcripts
 
 
@@ -22,7 +25,7 @@ def default_directory() -> Path:
 
 
 class Store:
-    """Keeps sessions: their records and conversations in a database.
+    """Keeps sessions: records and conversations in a database, files in a folder or a bucket.
 
     ```python
     async with Store() as store:
@@ -35,18 +38,26 @@ class Store:
     Args:
         url: The database: `sqlite:///records.db`, `postgresql://user@host/name`; None is
             `store.db` in the user's state directory.
+        files: A directory; or a URL such as `s3://bucket/path`, `gs://...` or `az://...`, with
+            the credentials where that service's own tools find them; or an object of `obstore`.
+            None is `files` beside an SQLite file; PostgreSQL, which several machines may use,
+            needs it said, else it is `files` in the user's state directory of each.
 
     Raises:
         InvalidSpecError: A URL is none.
         ImportError: What it needs is not installed.
     """
 
-    def __init__(self, url: str | None = None) -> None:
+    def __init__(
+        self, url: str | None = None, *, files: str | Path | ObjectStore | None = None
+    ) -> None:
         self._database = Database(url or f"sqlite:///{default_directory() / 'store.db'}")
+        beside = self._database.directory or default_directory()
+        self.blobs = Blobs(beside / "files" if files is None else files)
         self.sessions = Sessions(self._database)
 
     def __repr__(self) -> str:
-        return f"<Store {self._database!r}>"
+        return f"<Store {self._database!r} {self.blobs!r}>"
 
     async def list(self) -> list[SessionRecord]:
         """The sessions, the last saved one first."""

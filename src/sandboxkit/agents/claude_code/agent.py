@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sandboxkit.gateway.model.account import Account
     from sandboxkit.gateway.model.upstream import Upstream
     from sandboxkit.sandbox import Sandbox
+    from sandboxkit.store.archive import Archive
 
 CONNECT_S: Final = 120.0
 """Seconds for the CLI to start and to answer its first request, MCP servers included."""
@@ -83,6 +85,28 @@ class ClaudeCode(Agent):
 
     def __repr__(self) -> str:
         return f"<ClaudeCode model={self._options.model or 'default'}>"
+
+    def kept_in(self, archive: Archive) -> Agent:
+        """See `Agent.kept_in`: its transcript, as it grows.
+
+        Raises:
+            InvalidSpecError: The options hold a store of their own, or what the SDK does not
+                allow beside one.
+        """
+        given = self._options
+        if given.session_store is not None:
+            raise InvalidSpecError(
+                "give a store to the session or to ClaudeAgentOptions.session_store, not to both"
+            )
+        for name in ("enable_file_checkpointing", "continue_conversation", "fork_session"):
+            if getattr(given, name):
+                raise InvalidSpecError(
+                    f"ClaudeAgentOptions.{name} cannot be set in a session with a store"
+                )
+        kept = copy(self)
+        store = archive.transcripts()
+        kept._options = replace(given, session_store=store, session_store_flush="eager")  # noqa: SLF001 - its own kind
+        return kept
 
     async def prepare(self, spec: SandboxSpec) -> SandboxSpec:
         """See `Agent.prepare`: the options and the key are checked, the CLI is added."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sandboxkit.gateway.model.upstream import Upstream
     from sandboxkit.sandbox import Sandbox
     from sandboxkit.spec import SandboxSpec
+    from sandboxkit.store.archive import Archive
 
 DEFAULT_MODEL: Final = "claude-sonnet-5-5"
 """Where neither the caller nor `ANTHROPIC_MODEL` names one."""
@@ -123,12 +125,25 @@ class Messages(Agent):
         self._cache = cache
         self._bash_timeout_s = bash_timeout_s
         self._max_retries = max_retries
+        self._has_store = store is not None
         self._shelf = Shelf(None if store is None else Path(store))
         self._upstream, self._model_url, self._api_key = upstream, model_url, api_key
         self._check_names()
 
     def __repr__(self) -> str:
         return f"<Messages model={self._model}>"
+
+    def kept_in(self, archive: Archive) -> Agent:
+        """See `Agent.kept_in`.
+
+        Raises:
+            InvalidSpecError: It has a `store` of its own.
+        """
+        if self._has_store:
+            raise InvalidSpecError("give a store to the session or to the agent, not to both")
+        kept = copy(self)
+        kept._shelf = Shelf(archive)  # noqa: SLF001 - its own kind
+        return kept
 
     def _check_names(self) -> None:
         names = [tool.name for tool in self._tools]

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import anyio.to_thread
 
@@ -26,19 +26,33 @@ UNANSWERED: Final = "The agent was stopped before this had a result."
 _WRITE_S: Final = 30.0
 
 
+class Keep(Protocol):
+    """Where conversations are kept, as records.
+
+    A record is a message, or `{"cut": n}`, which takes away all but the first `n`.
+    """
+
+    async def load(self, session_id: str) -> list[Block] | None:
+        """The records of a conversation, oldest first; None where there is none."""
+        ...
+
+    async def append(self, session_id: str, records: Sequence[Block]) -> None:
+        """Add records; not cut by cancellation."""
+        ...
+
+
 class History:
     """The messages of one conversation, oldest first. Each call of a tool has its result.
-
-    With a `path`, they are also lines of JSON in a file, which only grows: a line is a
-    message, or `{"cut": n}`, which takes away all but the first `n`. `save` writes it.
 
     Attributes:
         messages: As the Messages API takes them. Changed only by the methods here.
     """
 
-    def __init__(self, messages: Sequence[Block] = (), path: Path | None = None) -> None:
+    def __init__(
+        self, messages: Sequence[Block] = (), keep: Keep | None = None, session_id: str = ""
+    ) -> None:
         self.messages: list[Block] = list(messages)
-        self._path = path
+        self._keep, self._session_id = keep, session_id
         self._unsaved: list[Block] = []
         self._closed = False
 
@@ -63,16 +77,16 @@ class History:
             self.add("user", [tool_result(call, UNANSWERED, is_error=True) for call in calls])
 
     async def save(self) -> None:
-        """Write what is new to the file, if there is one; not cut by cancellation.
+        """Keep what is new, where there is a place for it; not cut by cancellation.
 
         Raises:
-            AgentError: It cannot be written; code `store`.
+            AgentError: It cannot be kept; code `store`.
         """
-        if self._path is None or not self._unsaved or self._closed:
+        if self._keep is None or not self._unsaved or self._closed:
             self._unsaved.clear()
             return
         records, self._unsaved = self._unsaved, []
-        await run_to_end(_append(self._path, records), deadline_s=_WRITE_S)
+        await self._keep.append(self._session_id, records)
 
     def close(self) -> None:
         """Nothing is written from now on: somebody else may take the conversation up."""
@@ -83,6 +97,49 @@ def tool_result(call_id: str, content: object, *, is_error: bool) -> Block:
     """The block that answers a call."""
     block: Block = {"type": "tool_result", "tool_use_id": call_id, "content": content}
     return {**block, "is_error": True} if is_error else block
+
+
+class Folder:
+    """Conversations in files of a directory, readable by its owner alone.
+
+    A file is named by the id, holds a record in each line, and only grows.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def _path(self, session_id: str) -> Path:
+        return self._directory / f"{session_id}.jsonl"
+
+    async def load(self, session_id: str) -> list[Block] | None:
+        """See `Keep.load`.
+
+        Raises:
+            AgentError: The file cannot be read; code `store`.
+        """
+        path = self._path(session_id)
+        try:
+            data = await anyio.to_thread.run_sync(path.read_bytes)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise AgentError(f"{path} cannot be read: {error.strerror}", code="store") from error
+        records: list[Block] = []
+        for number, line in enumerate(data.split(b"\n"), 1):
+            record = _parsed(line)
+            if record is not None:
+                records.append(record)
+            elif line:
+                log.warning("%s: line %d was cut off, and is left out", path, number)
+        return records
+
+    async def append(self, session_id: str, records: Sequence[Block]) -> None:
+        """See `Keep.append`.
+
+        Raises:
+            AgentError: The file cannot be written; code `store`.
+        """
+        await run_to_end(_append(self._path(session_id), records), deadline_s=_WRITE_S)
 
 
 async def _append(path: Path, records: Sequence[Block]) -> None:
@@ -107,15 +164,15 @@ async def _append(path: Path, records: Sequence[Block]) -> None:
 
 
 class Shelf:
-    """Where the conversations of an agent are: in files of a directory, or in its memory.
+    """Where the conversations of an agent are: on a `Keep`, or in its memory.
 
     Args:
-        directory: A file for each conversation, named by its id, readable by its owner
-            alone. None keeps them for as long as the agent's object lives.
+        keep: Its `Keep`, or the directory of a `Folder`. None keeps them for as long as the
+            agent's object lives.
     """
 
-    def __init__(self, directory: Path | None) -> None:
-        self._directory = directory
+    def __init__(self, keep: Keep | Path | None) -> None:
+        self._keep = Folder(keep) if isinstance(keep, Path) else keep
         self._kept: dict[str, History] = {}
 
     async def take(self, session_id: str, *, resume: bool) -> History:
@@ -123,58 +180,44 @@ class Shelf:
 
         Raises:
             AgentError: There is none (code `no_conversation`), there is one already
-                (`conversation_exists`), or its file cannot be read (`store`).
+                (`conversation_exists`), or what is kept cannot be read (`store`).
         """
-        history = await self._find(session_id)
-        if resume and history is None:
+        messages = await self._find(session_id)
+        if resume and messages is None:
             raise AgentError(
                 f"No conversation found with the id {session_id}. The messages agent keeps them "
                 "in its own memory, or in the directory that it was given: Messages(store=...).",
                 code="no_conversation",
             )
-        if not resume and history is not None:
+        if not resume and messages is not None:
             raise AgentError(
                 f"There is a conversation {session_id} already; take it up with resume=.",
                 code="conversation_exists",
             )
-        if history is None:
-            history = History(path=self._path(session_id))
-        if self._directory is None:
+        history = History(messages or (), self._keep, session_id)
+        if self._keep is None:
             self._kept[session_id] = history
         history.answer_open_calls()
         return history
 
-    def _path(self, session_id: str) -> Path | None:
-        return None if self._directory is None else self._directory / f"{session_id}.jsonl"
-
-    async def _find(self, session_id: str) -> History | None:
-        path = self._path(session_id)
-        if path is None:
-            kept = self._kept.get(session_id)
-            return History(kept.messages) if kept is not None and kept.messages else None
-        try:
-            data = await anyio.to_thread.run_sync(path.read_bytes)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise AgentError(f"{path} cannot be read: {error.strerror}", code="store") from error
-        return History(_replayed(data, path), path)
+    async def _find(self, session_id: str) -> list[Block] | None:
+        if self._keep is not None:
+            records = await self._keep.load(session_id)
+            return None if records is None else _replayed(records, session_id)
+        kept = self._kept.get(session_id)
+        return kept.messages if kept is not None and kept.messages else None
 
 
-def _replayed(data: bytes, path: Path) -> list[Block]:
-    """The messages that the lines of a file add up to."""
+def _replayed(records: Sequence[Block], session_id: str) -> list[Block]:
+    """The messages that records add up to."""
     messages: list[Block] = []
-    for number, line in enumerate(data.split(b"\n"), 1):
-        record = _parsed(line)
-        if record is None:
-            if line:
-                log.warning("%s: line %d was cut off, and is left out", path, number)
-        elif isinstance(record.get("cut"), int):
+    for number, record in enumerate(records, 1):
+        if isinstance(record.get("cut"), int):
             del messages[record["cut"] :]
         elif record.get("role") in {"user", "assistant"} and record.get("content"):
             messages.append(record)
         else:
-            raise AgentError(f"{path}: line {number} is not of a conversation.", code="store")
+            raise AgentError(f"{session_id}: line {number} is not of a conversation.", code="store")
     return messages
 
 

@@ -1,0 +1,149 @@
+"""How a session comes to its agent and its sandbox, anew or out of a store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
+
+from sandboxkit.agents.registry import agents
+from sandboxkit.errors import InvalidSpecError, UnsupportedError
+from sandboxkit.ownership import for_session
+from sandboxkit.providers.base import SandboxProvider
+from sandboxkit.sandbox import Sandbox
+from sandboxkit.spec import SandboxSpec
+
+if TYPE_CHECKING:
+    from sandboxkit.agents.base import Agent
+    from sandboxkit.failover import OneProvider
+    from sandboxkit.gateway.secrets import Secret
+    from sandboxkit.gateway.settings import Gateway
+    from sandboxkit.progress import Listener
+    from sandboxkit.store.keeping import Keeping
+    from sandboxkit.store.store import Store
+    from sandboxkit.store.workspace import Workspace
+
+
+@dataclass(slots=True)
+class Wanted:
+    """What a session was made with; see `Session`.
+
+    Attributes:
+        fork: Whether a second session is made of the one that is resumed.
+    """
+
+    provider: OneProvider | Sequence[OneProvider] | Sandbox | None
+    agent: str | Agent | None
+    spec: SandboxSpec | None
+    spec_fields: Mapping[str, Any]
+    secrets: Sequence[Secret]
+    gateway: Gateway | None
+    store: Store | str | None
+    workspace: Workspace | None
+    on_progress: Listener | None
+    wait_s: float
+    fork: bool = False
+
+    def check(self, *, resume: bool) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            InvalidSpecError: It does.
+        """
+        if isinstance(self.provider, Sandbox):
+            if self.spec is not None or self.spec_fields or self.secrets or self.gateway:
+                raise InvalidSpecError(
+                    "a Sandbox was given: it is as it is, and cannot take a spec or its fields, "
+                    "secrets or a gateway"
+                )
+            if self.store is not None:
+                raise InvalidSpecError(
+                    "a session with a store makes its own sandbox, whose files are the session's"
+                )
+        if self.provider is None and (self.store is None or not resume):
+            raise InvalidSpecError("name a provider; only a session out of a store has one")
+        if self.workspace is not None and self.store is None:
+            raise InvalidSpecError("workspace says what a store keeps: give a store as well")
+
+    async def keeping(self, session_id: str, *, resume: bool) -> Keeping | None:
+        """What keeps the session, not opened yet; None where it is not kept.
+
+        Raises:
+            ImportError: The extra `store` is not installed.
+        """
+        if self.store is None:
+            return None
+        make = await anyio.to_thread.run_sync(_keeping)  # the imports take a while
+        return make(self.store, session_id, workspace=self.workspace, resume=resume, fork=self.fork)
+
+    def choose_agent(self, had: str | None) -> Agent:
+        """The agent.
+
+        Raises:
+            UnsupportedError: It is another one than the session `had`.
+        """
+        chosen = self.agent or had or "claude-code"
+        agent = agents.make(chosen) if isinstance(chosen, str) else chosen
+        if had not in {None, agent.name}:
+            raise UnsupportedError(
+                f"agent: the session was with {had!r}, whose conversation {agent.name!r} cannot "
+                "take up",
+                op="resume",
+            )
+        return agent
+
+    async def make_sandbox(
+        self, agent: Agent, keeping: Keeping | None, session_id: str, *, resume: bool
+    ) -> tuple[Sandbox, Agent, float]:
+        """The sandbox, the agent to start in it, and when the machine was asked for."""
+        if isinstance(self.provider, Sandbox):
+            return self.provider, agent, time.monotonic()
+        provider = self.provider
+        if provider is None and keeping is not None:
+            provider = keeping.backend
+        if provider is None:
+            raise InvalidSpecError("there is no provider to make a sandbox")
+        name = _name_of(provider)
+        if keeping is not None and resume:
+            spec = keeping.spec(self.spec, self.spec_fields, secrets=self.secrets, backend=name)
+        else:
+            spec = SandboxSpec.build(self.spec, **self.spec_fields)
+        if keeping is not None:
+            agent = agent.kept_in(await keeping.take(agent.name, name or ""))
+        prepared = for_session(await agent.prepare(spec), session_id)
+        began = time.monotonic()
+        sandbox = await Sandbox.create(
+            provider,
+            spec=prepared,
+            on_progress=self.on_progress,
+            wait_s=self.wait_s,
+            secrets=self.secrets,
+            gateway=self.gateway,
+        )
+        if keeping is not None:
+            try:
+                await keeping.begin(sandbox, spec, self.secrets)
+            except BaseException:
+                await sandbox.aclose()
+                raise
+        return sandbox, agent, began
+
+
+def _keeping() -> type[Keeping]:
+    try:
+        from sandboxkit.store.keeping import Keeping
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            'a session with a store needs another package: pip install "sandboxkit[store]"'
+        ) from error
+    return Keeping
+
+
+def _name_of(provider: OneProvider | Sequence[OneProvider]) -> str | None:
+    """The name of the one backend that was chosen; None for a list."""
+    if isinstance(provider, str):
+        return provider
+    return provider.name if isinstance(provider, SandboxProvider) else None
