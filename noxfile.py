@@ -84,6 +84,14 @@ def clouds(session: nox.Session) -> None:
 
 
 @nox.session
+def store(session: nox.Session) -> None:
+    """The store: on SQLite, on a PostgreSQL server (Debian's `postgresql`) and an S3 server."""
+    install(session, "test")
+    required = {"SANDBOXKIT_TESTS_POSTGRESQL": "1"}  # a server that is missing is no skip here
+    session.run("pytest", "tests/store", *session.posargs, env=required)
+
+
+@nox.session
 def matrix(session: nox.Session) -> None:
     """`docs/conformance.md`, from a run of the conformance kit on every backend."""
     install(session, "test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tests.store.postgres import MISSING, Cluster, programs
 def cluster() -> Iterator[Cluster]:
     found = programs()
     if found is None:
+        if os.environ.get("SANDBOXKIT_TESTS_POSTGRESQL") == "1":
+            pytest.fail(MISSING)
         pytest.skip(MISSING)
     running = Cluster(found)
     yield running

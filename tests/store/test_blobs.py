@@ -74,6 +74,22 @@ async def test_damage_and_bombs_are_found(tmp_path: Path) -> None:
         assert raised.value.code == "damaged", damage[:20]
 
 
+async def test_what_nobody_wants_is_swept(place: str | Path) -> None:
+    blobs = Blobs(place)
+    kept, swept = [await blobs.put(content) for content in (b"one", b"two")]
+
+    async def wanted() -> set[str]:
+        return {kept}
+
+    assert await blobs.sweep(wanted, older_s=3600) == 0
+    assert await blobs.sweep(wanted, older_s=0) == 1
+    assert await blobs.get(kept) == b"one"
+    with pytest.raises(StoreError, match="is missing"):
+        await blobs.get(swept)
+    assert await blobs.put(b"two") == swept
+    assert await blobs.get(swept) == b"two"
+
+
 async def test_the_folder_is_its_owner_s_alone(tmp_path: Path) -> None:
     await Blobs(tmp_path / "new").put(b"x")
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700

@@ -254,8 +254,11 @@ async def test_damage_is_told_and_leaves_nothing(local: Store, tmp_path: Path) -
                 await Session.resume(session.id, store=local, agent=agent(model)).__aenter__()
             assert bad.value.code == "damaged"
             damaged.write_bytes(kept)
+        assert await local.sweep(older_s=0) == 0
         async with Session.resume(session.id, store=local, agent=agent(model)) as again:
             assert await again.sandbox.files.read_text("f") == "precious\n"
+        await local.delete(session.id)
+        assert await local.sweep(older_s=0) == 2
 
 
 async def test_who_resumes_takes_over(local: Store) -> None:

@@ -79,7 +79,7 @@ async def test_there_and_back(sandbox: Sandbox, blobs: Blobs) -> None:
         assert await told(other) == await told(sandbox)
         again = await capture(other, blobs, Captured(tree), ALL)
         assert again.read_bytes == 0  # the store had all of it
-        assert await keep_manifest(blobs, again.tree) != ()
+        assert await keep_manifest(blobs, again.tree) == manifest
 
 
 async def test_only_what_has_changed_is_read(sandbox: Sandbox, blobs: Blobs) -> None:
@@ -130,7 +130,7 @@ async def test_damage_is_found_before_it_is_in_a_sandbox(sandbox: Sandbox, tmp_p
     with pytest.raises(StoreError, match=f"{path_of(piece)} does not hold what was stored") as bad:
         await restore(sandbox, blobs, found.tree, ALL)
     assert bad.value.code == "damaged"
-    assert await sandbox.files.read("a") == b""
+    assert (await sandbox.sh("cat a")).text == ""  # it may have been begun
 
 
 async def test_a_file_in_the_way_of_the_walk(sandbox: Sandbox, blobs: Blobs) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Generator
+import math
+import time
+from collections.abc import Awaitable, Callable, Generator
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -28,6 +31,14 @@ PIECE: Final = 4 * 1024 * 1024
 DEADLINE_S: Final = 120.0
 """Seconds for one piece."""
 
+SWEEP_S: Final = 86_400.0
+"""Seconds that a piece which no session has is left alone: a save may be under way."""
+
+_KNOWN_S: Final = 3600.0
+_RENEW_S: Final = 0.5 * SWEEP_S  # what is so old is put again, for the sweep of another program
+_MOST_KNOWN: Final = 100_000
+_REMOVED: Final = 1000  # by one request
+
 _INLINE: Final = 64 * 1024
 _WINDOW: Final = 1 << 27  # of memory, for what somebody else may have compressed
 
@@ -46,7 +57,7 @@ class Blobs:
     def __init__(self, place: str | Path | ObjectStore) -> None:
         self._place = place if isinstance(place, str | Path) else type(place).__name__
         self._made: ObjectStore | None = None if isinstance(place, str | Path) else place
-        self._known: set[str] = set()  # to be there
+        self._known: dict[str, float] = {}  # to be there, and when that was seen
         if isinstance(place, str) and "://" in place and not place.startswith("file://"):
             try:
                 self._made = from_url(place)
@@ -74,15 +85,18 @@ class Blobs:
             StoreError: It could not be kept.
         """
         digest = digest or await digest_of(content)
-        if digest in self._known:
+        now = time.monotonic()
+        if now - self._known.get(digest, -math.inf) < _KNOWN_S:
             return digest
         with self._mapped("keep a piece"):
             store = await self._opened()
             with anyio.fail_after(DEADLINE_S):
-                if not await _is_there(store, path_of(digest)):
+                if await _age_s(store, path_of(digest)) > _RENEW_S:
                     packed = await _apart(_pack, content)
                     await store.put_async(path_of(digest), packed, use_multipart=False)
-        self._known.add(digest)
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known[digest] = now
         return digest
 
     async def get(self, digest: str) -> bytes:
@@ -106,6 +120,29 @@ class Blobs:
         if content is None or await digest_of(content) != digest:
             raise self._damaged(digest, "does not hold what was stored")
         return content
+
+    async def sweep(self, wanted: Callable[[], Awaitable[set[str]]], *, older_s: float) -> int:
+        """Remove pieces that nobody wants; how many.
+
+        Args:
+            wanted: The digests to keep, asked for once it is known what there is.
+            older_s: Seconds that a piece is left alone after it was put there.
+        """
+        store = await self._opened()
+        before = datetime.now(UTC) - timedelta(seconds=older_s)
+        old: list[str] = []
+        with self._mapped("list the pieces"):
+            found = store.list(prefix="blobs")  # pyright: ignore[reportUnknownMemberType]
+            async for some in found:
+                old += [meta["path"] for meta in some if meta["last_modified"] <= before]
+        keep = {path_of(digest) for digest in await wanted()}
+        gone = [path for path in old if path not in keep]
+        with self._mapped("remove pieces"):
+            for at in range(0, len(gone), _REMOVED):
+                with anyio.fail_after(DEADLINE_S):
+                    await store.delete_async(gone[at : at + _REMOVED])
+        self._known.clear()
+        return len(gone)
 
     def _damaged(self, digest: str, what: str) -> StoreError:
         return StoreError(
@@ -158,12 +195,13 @@ async def _apart(function: Callable[[bytes], T], content: bytes, *, small: int =
     return await anyio.to_thread.run_sync(function, content)
 
 
-async def _is_there(store: ObjectStore, path: str) -> bool:
+async def _age_s(store: ObjectStore, path: str) -> float:
+    """Seconds since it was put there; endless for what is not there."""
     try:
-        await store.head_async(path)
+        meta = await store.head_async(path)
     except FileNotFoundError:
-        return False
-    return True
+        return math.inf
+    return (datetime.now(UTC) - meta["last_modified"]).total_seconds()
 
 
 def _pack(content: bytes) -> bytes:

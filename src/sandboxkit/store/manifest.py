@@ -24,7 +24,7 @@ class Entry:
         name: Relative to the top, with slashes; what is not UTF-8 by surrogateescape.
         kind: What it is.
         mode: Permission bits, without setuid and the like.
-        mtime_ns: When it was changed, by the sandbox's clock.
+        mtime_ns: When a file was changed, by the sandbox's clock, in whole microseconds.
         size: Bytes of a file.
         pieces: The digests of its content, in order.
         target: Where a symlink leads to. Nothing follows it outside of a sandbox.
@@ -99,6 +99,8 @@ def entry_of(values: Mapping[str, Any]) -> Entry:
         size = int(values.get("size", 0))
     except (TypeError, ValueError, KeyError, ArithmeticError):
         raise UnsafePathError("what should describe a file does not") from None
+    # Microseconds are what a restored file has again; of others the time is not kept.
+    mtime = (mtime + 500) // 1000 * 1000 if kind == "file" else 0
     return Entry(name, kind, mode & 0o777, mtime, max(size, 0), tuple(pieces), target)
 
 

@@ -239,11 +239,11 @@ class Sessions:
 
         await self._database.write(work)
 
-    async def manifests(self) -> set[str]:
-        """The digests of the pieces of all manifests."""
+    async def manifests(self) -> set[tuple[str, ...]]:
+        """The manifests of all snapshots, each as the digests of its pieces."""
         async with self._database.reading() as connection:
             rows = (await connection.execute(select(snapshots.c.manifest))).scalars().all()
-        return {digest for row in rows for digest in json.loads(row)}
+        return {tuple(json.loads(row)) for row in rows}
 
 
 async def _get(connection: AsyncConnection, session_id: str) -> SessionRecord:

@@ -7,9 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from sandboxkit.store.blobs import Blobs
+from sandboxkit.store.blobs import SWEEP_S, Blobs
 from sandboxkit.store.database import Database
 from sandboxkit.store.lines import Lines, Writer
+from sandboxkit.store.restore import load_manifest
 from sandboxkit.store.sessions import SessionRecord, Sessions
 
 if TYPE_CHECKING:
@@ -79,8 +80,29 @@ class Store:
         """
         return await self.sessions.fork(session_id)
 
+    async def sweep(self, *, older_s: float = SWEEP_S) -> int:
+        """Remove the pieces of files that no session has any more; how many.
+
+        Args:
+            older_s: Seconds that a piece is left alone after it was stored. Less than a day is
+                safe only where no other program uses the store.
+
+        Raises:
+            StoreError: It could not be done; or a session's list of files is damaged, and then
+                nothing is removed.
+        """
+
+        async def wanted() -> set[str]:
+            found: set[str] = set()
+            for manifest in await self.sessions.manifests():
+                tree = await load_manifest(self.blobs, manifest)
+                found |= {*manifest, *tree.digests()}
+            return found
+
+        return await self.blobs.sweep(wanted, older_s=older_s)
+
     async def delete(self, session_id: str) -> None:
-        """Forget a session; nothing happens where there is none."""
+        """Forget a session, not its files (see `sweep`); nothing happens where there is none."""
         await self.sessions.delete(session_id)
 
     def transcripts(self) -> Transcripts:
