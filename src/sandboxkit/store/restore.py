@@ -79,13 +79,27 @@ async def restore(
             for found in await sandbox.files.list(top):
                 if not any(fnmatch.fnmatchcase(found.name, each) for each in rules.left_out):
                     await sandbox.files.remove(f"{top}/{found.name}", recursive=True)
-            await sandbox.files.unpack(top, _stream(blobs, tree))
+            await sandbox.files.unpack(top, _gathered(_stream(blobs, tree)))
     except TimeoutError as error:
         if isinstance(error, SandboxError):
             raise
         raise StoreError(
             f"The workspace could not be restored within {RESTORE_S:g} s.", retryable=True
         ) from error
+
+
+async def _gathered(parts: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """The same bytes in blocks, since each is a message."""
+    block = bytearray()
+    try:
+        async for part in parts:
+            block += part
+            if len(block) >= _BLOCK:
+                yield bytes(block)
+                block.clear()
+        yield bytes(block)
+    finally:
+        await parts.aclose()
 
 
 async def _stream(blobs: Blobs, tree: Tree) -> AsyncGenerator[bytes]:
