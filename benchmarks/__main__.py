@@ -13,7 +13,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import agent, bulk, clouds, commands, crowd, egress, gateway, importing, lifecycle
+from benchmarks import (
+    agent,
+    bulk,
+    clouds,
+    commands,
+    crowd,
+    egress,
+    gateway,
+    importing,
+    lifecycle,
+    pool,
+)
 from benchmarks.measure import Row
 
 Benchmark = Callable[[int], Awaitable[list[Row]]]
@@ -24,6 +35,7 @@ BENCHMARKS: dict[str, tuple[Benchmark, int]] = {
     "bulk": (bulk.measure, 5),
     "egress": (egress.measure, 5),
     "lifecycle": (lifecycle.measure, 12),
+    "pool": (pool.measure, 12),
     "crowd": (crowd.measure, 9),
     "agent": (agent.measure, 15),
     "gateway": (gateway.measure, 40),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sandboxkit.gateway.settings import Gateway
     from sandboxkit.machine import MachinePrice
     from sandboxkit.network import Network
+    from sandboxkit.pool import Pool
     from sandboxkit.progress import Progress
     from sandboxkit.providers.base import (
         Capabilities,
@@ -78,6 +79,7 @@ _HOME = {
     "Network": "network",
     "NetworkPolicy": "spec",
     "PIPE": "channel.process",
+    "Pool": "pool",
     "Ports": "channel.tunnels",
     "Process": "channel.process",
     "Progress": "progress",
@@ -128,6 +130,7 @@ __all__ = [
     "Messages",
     "Network",
     "NetworkPolicy",
+    "Pool",
     "Ports",
     "Price",
     "Process",

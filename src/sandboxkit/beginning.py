@@ -12,6 +12,7 @@ import anyio.to_thread
 from sandboxkit.agents.registry import agents
 from sandboxkit.errors import InvalidSpecError, UnsupportedError
 from sandboxkit.ownership import for_session
+from sandboxkit.pool.pool import Pool
 from sandboxkit.providers.base import SandboxProvider
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.spec import SandboxSpec
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from sandboxkit.store.store import Store
     from sandboxkit.store.workspace import Workspace
 
+_AT_CLAIM = {"env", "network"}  # the fields of a spec that a machine of a pool takes
+
 
 @dataclass(slots=True)
 class Wanted:
@@ -35,7 +38,7 @@ class Wanted:
         fork: Whether a second session is made of the one that is resumed.
     """
 
-    provider: OneProvider | Sequence[OneProvider] | Sandbox | None
+    provider: OneProvider | Sequence[OneProvider] | Sandbox | Pool | None
     agent: str | Agent | None
     spec: SandboxSpec | None
     spec_fields: Mapping[str, Any]
@@ -62,6 +65,16 @@ class Wanted:
             if self.store is not None:
                 raise InvalidSpecError(
                     "a session with a store makes its own sandbox, whose files are the session's"
+                )
+        if isinstance(self.provider, Pool):
+            if self.spec is not None or self.gateway or not self.spec_fields.keys() <= _AT_CLAIM:
+                raise InvalidSpecError(
+                    "a Pool was given: its machines are made already, and take env, network and "
+                    "secrets, but no other field of a spec, and no gateway"
+                )
+            if self.store is not None:
+                raise InvalidSpecError(
+                    "a session with a store makes its own sandbox: give it a provider, not a Pool"
                 )
         if self.provider is None and (self.store is None or not resume):
             raise InvalidSpecError("name a provider; only a session out of a store has one")
@@ -101,6 +114,9 @@ class Wanted:
         """The sandbox, the agent to start in it, and when the machine was asked for."""
         if isinstance(self.provider, Sandbox):
             return self.provider, agent, time.monotonic()
+        if isinstance(self.provider, Pool):
+            began = time.monotonic()
+            return await self._claimed(self.provider, agent), agent, began
         provider = self.provider
         if provider is None and keeping is not None:
             provider = keeping.backend
@@ -130,6 +146,10 @@ class Wanted:
                 await sandbox.aclose()
                 raise
         return sandbox, agent, began
+
+    async def _claimed(self, pool: Pool, agent: Agent) -> Sandbox:
+        fields = {"env": None, "network": None, **self.spec_fields}
+        return await pool.claim_for(agent, secrets=self.secrets, wait_s=self.wait_s, **fields)
 
 
 def _keeping() -> type[Keeping]:

@@ -145,15 +145,7 @@ class Network:
                 raise SandboxClosedError("the sandbox has been closed")
             if policy == self._policy:
                 return
-            for one in (self._policy, policy):
-                if one.mode == "open" or one.native:
-                    raise UnsupportedError(
-                        f"the network cannot be changed from {_named(self._policy)} to "
-                        f"{_named(policy)} while the sandbox runs: {_named(one)} is the backend's "
-                        "own. Create another sandbox; one with NetworkPolicy.allow([]) can be "
-                        "given hosts, and have them taken away, at any time",
-                        op="network.set",
-                    )
+            check_change(self._policy, policy)
             if self._egress is not None:
                 self._egress.change(policy)
             else:
@@ -170,6 +162,16 @@ class Network:
         await self.set(
             NetworkPolicy.allow((*self._policy.hosts, *hosts), native=self._policy.native)
         )
+
+    async def hand_over(
+        self, policy: NetworkPolicy, outside: Outside, env: Mapping[str, str]
+    ) -> None:
+        """Give a network that has had no way out yet to an owner, with the owner's values.
+
+        Raises what `set` raises, and what `open` does.
+        """
+        self._outside, self._theirs = outside, env
+        await self.set(policy)
 
     # events
 
@@ -287,6 +289,25 @@ async def opened(
     undo.push_async_callback(network.aclose)
     await network.open()
     return network
+
+
+def check_change(now: NetworkPolicy, wanted: NetworkPolicy) -> None:
+    """Refuse a change of the network that no backend makes while a sandbox runs.
+
+    Raises:
+        UnsupportedError: See `Network.set`.
+    """
+    if wanted == now:
+        return
+    for one in (now, wanted):
+        if one.mode == "open" or one.native:
+            raise UnsupportedError(
+                f"the network cannot be changed from {_named(now)} to {_named(wanted)} while the "
+                f"sandbox runs: {_named(one)} is the backend's own. Create another sandbox; one "
+                "with NetworkPolicy.allow([]) can be given hosts, and have them taken away, at "
+                "any time",
+                op="network.set",
+            )
 
 
 def begun_with(info: SandboxInfo, outside: Outside) -> tuple[NetworkPolicy, tuple[Difference, ...]]:

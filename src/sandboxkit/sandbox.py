@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -69,6 +70,7 @@ class Sandbox:
         files: Its files.
         ports: Its ports.
         network: Its network: the policy, which can be changed, and what it has asked for.
+        ended: Set when this host has nothing more to do with it: destroyed, or let go of.
     """
 
     def __init__(  # noqa: PLR0917 - `create` and `attach` alone call it
@@ -92,6 +94,7 @@ class Sandbox:
         self._created = created
         self._owns_provider = owns_provider
         self._closed = False
+        self.ended = asyncio.Event()
         self.id = info.id
         self.files = (
             FallbackFiles(channel) if isinstance(channel, Fallback) else Files(self._client)
@@ -237,11 +240,8 @@ class Sandbox:
             network = await opened(policy, channel, outside, undo, env={}, owner=can.guest_user)
             undo.pop_all()
         info = described(handle.info, channel, differences)
-        return cls(
-            *(provider, handle, channel, info, keeper, network),
-            created=False,
-            owns_provider=owns,
-        )
+        parts = (provider, handle, channel, info, keeper, network)
+        return cls(*parts, created=False, owns_provider=owns)
 
     @property
     def info(self) -> SandboxInfo:
@@ -484,9 +484,12 @@ class Sandbox:
 
     async def _release(self) -> None:
         await self._keeper.release()
-        await self._handle.aclose()
-        if self._owns_provider:
-            await self._provider.aclose()
+        try:
+            await self._handle.aclose()
+            if self._owns_provider:
+                await self._provider.aclose()
+        finally:
+            self.ended.set()
 
     def _open_channel(self) -> GuestClient | Fallback:
         if self._closed:

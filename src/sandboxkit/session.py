@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from sandboxkit.gateway.secrets import Secret
     from sandboxkit.gateway.settings import Gateway
     from sandboxkit.machine import MachinePrice
+    from sandboxkit.pool.pool import Pool
     from sandboxkit.progress import Listener
     from sandboxkit.spec import SandboxSpec
     from sandboxkit.store.keeping import Keeping
@@ -72,8 +73,9 @@ class Session:
     Args:
         provider: The backend, by name or as an object; a list of them, of which the first
             is taken that has room and answers; or a `Sandbox` of the caller's, which has
-            what the agent needs and is not destroyed at the end. None is the backend that a
-            session out of a store was on.
+            what the agent needs and is not destroyed at the end; or a `Pool` that was made
+            for this agent, of which a machine is claimed (and destroyed at the end). None is
+            the backend that a session out of a store was on.
         agent: The agent, by name or as an object such as `ClaudeCode(options)`. None is
             `claude-code`; for a session out of a store, the one that it had.
         spec: What the sandbox shall be.
@@ -95,7 +97,8 @@ class Session:
             is known.
         secrets: Values that the sandbox never has; as for `Sandbox.create`.
         gateway: How the gateway reaches the world; likewise.
-        **spec_fields: Single fields of the spec, as for `Sandbox.create`.
+        **spec_fields: Single fields of the spec, as for `Sandbox.create`. For a machine of a
+            `Pool`, these are `env` and `network`.
 
     Attributes:
         id: The id of the conversation.
@@ -111,7 +114,7 @@ class Session:
 
     def __init__(
         self,
-        provider: OneProvider | Sequence[OneProvider] | Sandbox | None,
+        provider: OneProvider | Sequence[OneProvider] | Sandbox | Pool | None,
         *,
         agent: str | Agent | None = None,
         spec: SandboxSpec | None = None,

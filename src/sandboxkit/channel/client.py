@@ -135,6 +135,27 @@ class GuestClient:
         if self._failure is not None:
             raise self._failure
 
+    async def change(self, settings: Mapping[str, Any]) -> None:
+        """Give the guest other settings; what lasts so long is counted from now on.
+
+        Args:
+            settings: `env`, whose variables are laid over those that there are,
+                `lifetime_s` and `idle_timeout_s`.
+
+        Raises:
+            InvalidSpecError: They are too long.
+            SandboxError: The sandbox, or the connection, was lost.
+        """
+        channel = self.channel({"op": "settings", **settings})
+        env = {**self._settings.get("env", {}), **settings.get("env", {})}
+        self._settings = {**self._settings, **settings, "env": env}
+        try:
+            await channel.finished()
+            if channel.error is not None:
+                channel.raise_error()
+        finally:
+            channel.close()
+
     # channels
 
     def process_id(self, channel: RemoteChannel) -> str:

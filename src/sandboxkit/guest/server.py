@@ -177,6 +177,14 @@ class Server:
         settings.update(user=user.name, uid=user.uid, home=user.home, workdir=workdir)
         return settings
 
+    def _change(self, request: Dict[str, Any]) -> None:
+        """One that was made ready in advance gets its owner, whose time begins now."""
+        limits = {name: request.get(name) for name in ("lifetime_s", "idle_timeout_s")}
+        if not all(limit is None or limit > 0 for limit in limits.values()):
+            raise StartError("failed", "a limit must be null, or more than 0 seconds")
+        self._settings.update(limits, env=request["env"])
+        self._started = self._active = time.monotonic()
+
     def _renew(self, client: Client, lease: Dict[str, Any]) -> None:
         client.deadline = time.monotonic() + float(lease["lease_s"])
 
@@ -242,6 +250,9 @@ class Server:
         channel = Channel(client, number, self.loop)
         if kind == "processes":
             channel.say_done({"processes": self._processes()})
+        elif kind == "settings":
+            self._change(request)
+            channel.say_done({})
         else:
             channel.say_done(failure("unknown_op", "this guest does not know %r" % kind))
         return channel

@@ -218,6 +218,10 @@ class Guest:
     def _workdir(self) -> str:
         return str(self._settings.get("workdir") or HOME)
 
+    @property
+    def _env(self) -> dict[str, str]:
+        return dict(self._settings.get("env") or {})
+
     def _open(self, client: Client, number: int, request: Json) -> None:
         kind = request["op"]
         if kind == "exec":
@@ -227,6 +231,10 @@ class Guest:
             client.channels[number] = FileOperation(client, number, request, files)
         elif kind == "adopt":
             client.channels[number] = self._adopt(client, number, str(request["process"]))
+        elif kind == "settings":
+            self._settings |= {**request, "env": {**self._env, **request.get("env", {})}}
+            client.channels[number] = channel = Channel(client, number)
+            channel.say_done({})
         else:
             message = "a sandbox in memory has no ports" if kind in {"connect", "listen"} else kind
             client.channels[number] = refused(client, number, "unsupported", message)
@@ -236,7 +244,7 @@ class Guest:
         user = {"HOME": HOME, "USER": USER, "LOGNAME": USER}
         call = Call(
             argv=tuple(request["argv"]),
-            env={**user, **self._settings.get("env", {}), **request.get("env", {})},
+            env={**user, **self._env, **request.get("env", {})},
             cwd=posixpath.normpath(cwd),
             user=request.get("user"),
             sandbox_id=self._id,
