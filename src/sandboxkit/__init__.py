@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sandboxkit.gateway.secrets import Secret
     from sandboxkit.gateway.settings import Gateway
     from sandboxkit.machine import MachinePrice
+    from sandboxkit.many import Mapped, MapProgress, Outcome, map  # noqa: A004
     from sandboxkit.network import Network
     from sandboxkit.pool import Pool
     from sandboxkit.progress import Progress
@@ -76,6 +77,10 @@ _HOME = {
     "ExecResult": "channel.process",
     "FileInfo": "channel.files",
     "Files": "channel.files",
+    "MapProgress": "many",
+    "Mapped": "many",
+    "Outcome": "many",
+    "map": "many",
     "Network": "network",
     "NetworkPolicy": "spec",
     "PIPE": "channel.process",
@@ -127,9 +132,12 @@ __all__ = [
     "Foundry",
     "Gateway",
     "MachinePrice",
+    "MapProgress",
+    "Mapped",
     "Messages",
     "Network",
     "NetworkPolicy",
+    "Outcome",
     "Pool",
     "Ports",
     "Price",
@@ -154,6 +162,7 @@ __all__ = [
     "Usage",
     "Vertex",
     "Workspace",
+    "map",
     "reap",
     "register",
 ]

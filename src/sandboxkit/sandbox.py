@@ -29,7 +29,7 @@ from sandboxkit.channel.process import (
 )
 from sandboxkit.channel.tunnels import Ports
 from sandboxkit.concurrency import run_to_end
-from sandboxkit.errors import InvalidSpecError, SandboxClosedError
+from sandboxkit.errors import InvalidSpecError, SandboxClosedError, SandboxError
 from sandboxkit.failover import OneProvider, create_on
 from sandboxkit.gateway.secrets import Secret
 from sandboxkit.gateway.settings import Gateway
@@ -211,11 +211,8 @@ class Sandbox:
                 spec.network, channel, outside, undo, env=spec.env, owner=can.guest_user
             )
             info = described(handle.info, channel, differences)
-            sandbox = cls(
-                *(provider, handle, channel, info, keeper, network),
-                created=True,
-                owns_provider=owns,
-            )
+            parts = (provider, handle, channel, info, keeper, network)
+            sandbox = cls(*parts, created=True, owns_provider=owns)
             if spec.artifacts and not can.artifacts:
                 await upload(spec.artifacts, Files(sandbox._client, user=can.guest_user))
             undo.pop_all()
@@ -247,6 +244,11 @@ class Sandbox:
     def info(self) -> SandboxInfo:
         """What is known of it; `effective` and `differences` say what really holds."""
         return self.network.shown(self._info)
+
+    @property
+    def failure(self) -> SandboxError | None:
+        """Why nothing more can be done with it, such as its death; None while it lives."""
+        return self._channel.failure if isinstance(self._channel, GuestClient) else None
 
     @property
     def home(self) -> str:

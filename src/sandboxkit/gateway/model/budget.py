@@ -138,6 +138,22 @@ class Budget:
                 with self._lock, contextlib.suppress(ValueError):
                     self._waiting.remove((loop, freed))
 
+    def check(self) -> None:
+        """Look whether anything may still be spent.
+
+        Raises:
+            BudgetExceededError: A limit is reached.
+        """
+        with self._lock:
+            self._checked()
+
+    def _checked(self) -> dict[str, float]:
+        now = self._now()
+        for name, limit in self._limits.items():
+            if limit is not None and now[name] >= limit:
+                raise _exceeded(name, limit, now)
+        return now
+
     def _now(self) -> dict[str, float]:
         wall = 0.0 if self._began is None else time.monotonic() - self._began
         return {**self._spent, "wall_s": wall}
@@ -145,10 +161,7 @@ class Budget:
     def _admits(self, worst: Worst) -> bool:
         """Whether it may go out now; where not, it may when others have ended."""
         self._began = time.monotonic() if self._began is None else self._began
-        now = self._now()
-        for name, limit in self._limits.items():
-            if limit is not None and now[name] >= limit:
-                raise _exceeded(name, limit, now)
+        now = self._checked()
         if self._limits["usd"] is not None and worst.usd is None:
             raise BudgetExceededError(
                 "the price of this model is not known, so a budget in dollars cannot be kept: "
