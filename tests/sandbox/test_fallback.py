@@ -208,3 +208,11 @@ async def test_the_messages_agent_is_refused_before_any_prompt(sandbox: sk.Sandb
     agent = sk.Messages(model_url="http://127.0.0.1:9", system="Be brief.")
     with pytest.raises(UnsupportedError, match="Python"):
         await sk.Session(sandbox, agent=agent).__aenter__()
+
+
+async def test_a_pool_is_refused(image: str) -> None:
+    async with sk.Pool("docker", size=1, image=image) as pool:
+        with pytest.raises(UnsupportedError, match="a pool needs Python") as caught:
+            await pool.filled()
+        assert caught.value.code == "no_guest"
+        assert pool.ready == pool.claimed == 0

@@ -16,6 +16,7 @@ from typing import Final
 import anyio
 
 from sandboxkit.channel.client import GuestClient
+from sandboxkit.channel.fallback import refuse
 from sandboxkit.errors import (
     ConnectionLostError,
     InvalidSpecError,
@@ -89,6 +90,8 @@ class Machine:
     """
 
     def __init__(self, sandbox: Sandbox, max_age_s: float) -> None:
+        if not sandbox.info.guest:
+            refuse("a pool")
         self.sandbox = sandbox
         self.aged = False
         self._guest = _guest(sandbox)
