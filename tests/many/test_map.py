@@ -6,7 +6,7 @@ import asyncio
 import gc
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -24,7 +24,7 @@ from sandboxkit.errors import (
     UnsupportedError,
 )
 from sandboxkit.providers.base import Capabilities
-from sandboxkit.testing import Answer, MemoryProvider, Reply, ScriptedModel, say
+from sandboxkit.testing import Answer, MemoryProvider, Reply, ScriptedModel, call, say
 from tests.agents.messages_agent import agent
 
 
@@ -446,3 +446,19 @@ async def test_one_budget_for_all() -> None:
     assert {one.attempts for one in spent} == {0}  # nothing was made for them
     assert provider.creates == 3
     assert run.progress.failed == 6
+
+
+async def test_an_agent_that_the_budget_has_stopped_has_no_value() -> None:
+    provider = memory()
+    budget = sk.Budget(requests=1)
+    tool = sk.Tool("look", "Looks.", {"type": "object", "properties": {}}, _look)
+    async with ScriptedModel([call("look"), say("Done.")]) as model:
+        worker = agent(model, tools=[tool])
+        run = sk.map("Do {input}", [1], provider=provider, agent=worker, budget=budget)
+        [one] = [one async for one in run]
+    assert isinstance(one.error, sk.BudgetExceededError)
+    assert (one.value, one.attempts) == (None, 1)
+
+
+async def _look(arguments: Mapping[str, Any]) -> str:
+    return "seen"

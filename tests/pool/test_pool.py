@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import random
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import sandboxkit as sk
 from sandboxkit.errors import (
     AuthenticationError,
     CapacityError,
+    ConnectionLostError,
     ImageError,
     InvalidSpecError,
     OperationTimeoutError,
@@ -24,6 +26,7 @@ from sandboxkit.errors import (
 )
 from sandboxkit.providers.base import Capabilities
 from sandboxkit.testing import Answer, MemoryProvider
+from sandboxkit.testing.memory.guest import Guest
 
 LATER = 3600.0
 
@@ -151,6 +154,19 @@ async def test_the_environment_of_a_claim_survives_a_cut_connection() -> None:
     async with sk.Pool(provider, size=1) as pool, pool.claim(env={"MINE": "2"}) as sandbox:
         provider.cut(sandbox.id)
         assert "MINE=2" in (await sandbox.exec(["env"])).text
+
+
+async def test_the_environment_of_a_claim_is_given_to_a_guest_that_had_to_start_again() -> None:
+    provider = memory()
+    async with sk.Pool(provider, size=1, env={"SHARED": "1"}) as pool:
+        async with pool.claim(env={"MINE": "2"}) as sandbox:
+            handle: Any = await provider.attach(sandbox.id)
+            killed = handle.guest
+            handle.guest = Guest(sandbox.id, killed._files, killed._respond)
+            killed.cut()
+            with contextlib.suppress(ConnectionLostError):  # asked before the loss was noticed
+                await sandbox.exec(["true"])
+            assert {"SHARED=1", "MINE=2"} <= set((await sandbox.exec(["env"])).text.splitlines())
 
 
 async def test_files_of_this_machine_are_uploaded(tmp_path: Any) -> None:
