@@ -14,8 +14,8 @@ import sandboxkit as sk
 from sandboxkit.agents.base import Agent, Conversation, Latency, RunResult, Usage
 from sandboxkit.agents.events import Event, Finished
 from sandboxkit.errors import AgentError, CapacityError, InvalidStateError, SandboxDiedError
+from sandboxkit.session.states import FOLLOWS, SessionState, StateMachine
 from sandboxkit.spec import SESSION_LABEL
-from sandboxkit.states import FOLLOWS, SessionState, StateMachine
 from sandboxkit.testing import MemoryProvider
 
 if TYPE_CHECKING:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-from sandboxkit.admission import admit, for_backend
 from sandboxkit.channel.client import GuestClient
 from sandboxkit.channel.fallback import Fallback, refuse
 from sandboxkit.channel.fallback_files import FallbackFiles
@@ -33,30 +31,12 @@ from sandboxkit.errors import InvalidSpecError, SandboxClosedError, SandboxError
 from sandboxkit.failover import OneProvider, create_on
 from sandboxkit.gateway.secrets import Secret
 from sandboxkit.gateway.settings import Gateway
-from sandboxkit.keeper import Keeper
-from sandboxkit.lifecycle import (
-    DESTROY_S,
-    Opening,
-    check_can,
-    check_without_guest,
-    choose,
-    close,
-    connect,
-    described,
-    finish,
-    intended,
-    kept,
-    made,
-    snapshot_name,
-    taken_up,
-    upload,
-)
-from sandboxkit.limits import WAIT_S, Patience, create_within_limits
-from sandboxkit.network import Network, Outside, begun_with, opened
-from sandboxkit.ownership import owned
-from sandboxkit.places import Places
+from sandboxkit.lifecycle import DESTROY_S, Opening, check_can, close, snapshot_name
+from sandboxkit.limits import WAIT_S, Patience
+from sandboxkit.making import Parts, make, take_up
+from sandboxkit.network import Outside
 from sandboxkit.progress import Listener
-from sandboxkit.providers.base import Exposed, SandboxHandle, SandboxInfo, SandboxProvider
+from sandboxkit.providers.base import Exposed, SandboxInfo, SandboxProvider
 from sandboxkit.spec import NetworkPolicy, SandboxSpec
 
 _FREEZE_S = 180.0  # E2B takes about 4 s for each GiB of memory
@@ -73,26 +53,15 @@ class Sandbox:
         ended: Set when this host has nothing more to do with it: destroyed, or let go of.
     """
 
-    def __init__(  # noqa: PLR0917 - `create` and `attach` alone call it
-        self,
-        provider: SandboxProvider,
-        handle: SandboxHandle,
-        channel: GuestClient | Fallback,
-        info: SandboxInfo,
-        keeper: Keeper,
-        network: Network,
-        *,
-        created: bool,
-        owns_provider: bool,
-    ) -> None:
-        self._provider = provider
-        self._handle = handle
-        self._channel = channel
-        self._info = info
-        self._keeper = keeper
-        self.network = network
-        self._created = created
-        self._owns_provider = owns_provider
+    def __init__(self, parts: Parts) -> None:
+        self._provider = parts.provider
+        self._handle = parts.handle
+        self._channel = channel = parts.channel
+        self._info = info = parts.info
+        self._keeper = parts.keeper
+        self.network = parts.network
+        self._created = parts.created
+        self._owns_provider = parts.owns_provider
         self._closed = False
         self.ended = asyncio.Event()
         self.id = info.id
@@ -189,56 +158,13 @@ class Sandbox:
     async def _create(
         cls, outside: Outside, chosen: OneProvider, spec: SandboxSpec, patience: Patience
     ) -> Sandbox:
-        async with contextlib.AsyncExitStack() as undo:
-            provider, owns = await choose(chosen, undo)
-            can = provider.capabilities()
-            differences = admit(spec, can, provider.name)
-            spec = owned(spec)
-            inside = for_backend(spec)
-            await provider.prepare(inside)
-            entry = await intended(provider, spec, undo)
-            handle, place = await create_within_limits(
-                provider, lambda: made(provider, inside), patience
-            )
-            undo.callback(place.release)
-            undo.push_async_callback(finish, handle.destroy)
-            await entry.made(handle.info.id)
-            channel = await connect(handle, can.guest_user, spec, undo)
-            if isinstance(channel, Fallback):
-                check_without_guest(spec, can)
-            keeper = kept(handle, channel, place, entry, spec.lease_s, can=can, undo=undo)
-            network = await opened(
-                spec.network, channel, outside, undo, env=spec.env, owner=can.guest_user
-            )
-            info = described(handle.info, channel, differences)
-            parts = (provider, handle, channel, info, keeper, network)
-            sandbox = cls(*parts, created=True, owns_provider=owns)
-            if spec.artifacts and not can.artifacts:
-                await upload(spec.artifacts, Files(sandbox._client, user=can.guest_user))
-            undo.pop_all()
-        return sandbox
+        return cls(await make(outside, chosen, spec, patience))
 
     @classmethod
     async def _attach(
         cls, chosen: str | SandboxProvider, sandbox_id: str, outside: Outside
     ) -> Sandbox:
-        async with contextlib.AsyncExitStack() as undo:
-            provider, owns = await choose(chosen, undo)
-            spec, can = SandboxSpec(), provider.capabilities()
-            handle = await provider.attach(sandbox_id)
-            undo.push_async_callback(finish, handle.aclose)
-            policy, differences = begun_with(handle.info, outside)
-            entry = await taken_up(provider, handle, spec.lease_s, undo)
-            if handle.info.state == "paused":
-                await handle.resume()
-            channel = await connect(handle, can.guest_user, spec, undo)
-            place = Places(None).claim()  # it was there before, and takes none from others
-            keeper = kept(handle, channel, place, entry, spec.lease_s, can=can, undo=undo)
-            network = await opened(policy, channel, outside, undo, env={}, owner=can.guest_user)
-            undo.pop_all()
-        info = described(handle.info, channel, differences)
-        parts = (provider, handle, channel, info, keeper, network)
-        return cls(*parts, created=False, owns_provider=owns)
+        return cls(await take_up(chosen, sandbox_id, outside))
 
     @property
     def info(self) -> SandboxInfo:

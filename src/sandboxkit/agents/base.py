@@ -103,6 +103,17 @@ class Conversation(ABC):
     async def aclose(self) -> None:
         """End the agent and all that it started. Idempotent, bounded, never raises."""
 
+    async def detach(self) -> None:
+        """Let go of the agent, which goes on where it is `durable`. Idempotent, never raises."""
+        await self.aclose()
+
+    def rest(self) -> AsyncGenerator[Event] | None:
+        """Of an adopted agent, what is left of the turn under way, as `turn` gives it.
+
+        None where no turn is under way.
+        """
+        return None
+
 
 class Agent(ABC):
     """An agent, as configured by the user; it can be started in many sandboxes.
@@ -131,6 +142,34 @@ class Agent(ABC):
         raise UnsupportedError(
             f"the agent {self.name!r} cannot keep its conversation in a store (it has no kept_in)"
         )
+
+    def durable(self) -> Agent:
+        """The same agent, so started that it outlives its host, and `adopt` finds it.
+
+        A plugin may leave this out: then the agent ends with its host, and the next one
+        starts it anew.
+        """
+        return self
+
+    async def adopt(
+        self,
+        sandbox: Sandbox,  # noqa: ARG002
+        account: Account,  # noqa: ARG002
+        *,
+        session_id: str,  # noqa: ARG002
+    ) -> Conversation | None:
+        """Take up the agent that a host before this one has left running; None if none runs.
+
+        Args:
+            sandbox: Where.
+            account: As for `start`.
+            session_id: The id of the conversation.
+
+        Raises:
+            AgentError: It is held by another host that lives; code `held`.
+            SandboxError: The sandbox failed.
+        """
+        return None
 
     @abstractmethod
     async def prepare(self, spec: SandboxSpec) -> SandboxSpec:

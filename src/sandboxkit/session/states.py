@@ -175,6 +175,11 @@ class StateMachine(States):
                 log.exception("a listener to a session's state has failed")
         return change
 
+    def fail(self, error: BaseException) -> None:
+        """Pass to `failed`, with the reason, if that may follow."""
+        if self.can("failed"):
+            self.to("failed", str(error) or type(error).__name__)
+
     def can(self, state: SessionState) -> bool:
         """Whether that state may follow."""
         return state in FOLLOWS[self._state]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import deque
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID, uuid4
@@ -14,17 +12,14 @@ from uuid import UUID, uuid4
 import anyio.to_thread
 
 from sandboxkit.agents.base import Agent, Conversation, RunResult, Usage
-from sandboxkit.agents.events import Finished, NetworkRefusal, Notice
+from sandboxkit.agents.events import Finished
 from sandboxkit.agents.stream import EventStream, Turn
-from sandboxkit.beginning import Wanted
 from sandboxkit.concurrency import run_to_end
 from sandboxkit.errors import (
     AgentError,
     InvalidSpecError,
     SandboxClosedError,
-    SandboxDiedError,
     SandboxError,
-    SandboxNotFoundError,
     StoreError,
 )
 from sandboxkit.gateway.model.account import Account
@@ -33,14 +28,14 @@ from sandboxkit.gateway.model.meter import Meter
 from sandboxkit.limits import WAIT_S
 from sandboxkit.machine import MachineUsage, known_prices
 from sandboxkit.sandbox import Sandbox
-from sandboxkit.states import StateMachine, States
+from sandboxkit.session.beginning import Wanted
+from sandboxkit.session.dialogue import Dialogue
+from sandboxkit.session.states import StateMachine, States
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from sandboxkit.agents.events import Event
     from sandboxkit.failover import OneProvider
-    from sandboxkit.gateway.decisions import Decision
     from sandboxkit.gateway.model.meter import Price
     from sandboxkit.gateway.secrets import Secret
     from sandboxkit.gateway.settings import Gateway
@@ -101,11 +96,7 @@ class Session:
             `Pool`, these are `env` and `network`.
 
     Attributes:
-        id: The id of the conversation.
-        usage: The tokens of all finished runs.
-        cost_usd: Their cost as the agent reports it; None where it reports none.
         create_s: Seconds that the creation of the sandbox took; 0 for one of the caller's.
-        connect_s: Seconds that the start of the agent took.
         close_s: Seconds that the closing took; 0 before it.
 
     Raises:
@@ -148,26 +139,21 @@ class Session:
         )
         self._wanted.check(resume=resume is not None)
         self._keeping: Keeping | None = None
-        self._refused: deque[Decision] = deque(maxlen=_REFUSALS)
-        self._unlisten: Callable[[], None] | None = None
         budgets = (budget,) if isinstance(budget, Budget) else tuple(budget)
         self._account = Account(Meter(prices), budgets, None if models is None else tuple(models))
         self._machine_price = machine_price
         self._machine_began: float | None = None
         self._machine_s: float | None = None  # when it has ended
-        self.id = _uuid(id or resume or str(uuid4()))
-        self._begun = resume is not None  # whether there is a conversation that must be found
-        self._starts = 0
-        self._told_unsaved: SandboxError | None = None
-        self._agent: Agent | None = None
         self._sandbox: Sandbox | None = None
-        self._conversation: Conversation | None = None
-        self._turn: Turn | None = None
         self._closed = False
         self._states = StateMachine()
-        self.usage = Usage()
-        self.cost_usd: float | None = None
-        self.create_s = self.connect_s = self.close_s = 0.0
+        self._dialogue = Dialogue(
+            _uuid(id or resume or str(uuid4())),
+            self._account,
+            self._states,
+            begun=resume is not None,
+        )
+        self.create_s = self.close_s = 0.0
 
     @classmethod
     def resume(
@@ -205,6 +191,26 @@ class Session:
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._sandbox else "not entered"
         return f"<Session {self.id} {state}>"
+
+    @property
+    def id(self) -> str:
+        """The id of the conversation; of a session with a store, the id to resume it by."""
+        return self._dialogue.id
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens of all finished runs, as the agent reports them."""
+        return self._dialogue.usage
+
+    @property
+    def cost_usd(self) -> float | None:
+        """Their cost as the agent reports it; None where it reports none."""
+        return self._dialogue.cost_usd
+
+    @property
+    def connect_s(self) -> float:
+        """Seconds that the last start of the agent took."""
+        return self._dialogue.connect_s
 
     @property
     def sandbox(self) -> Sandbox:
@@ -251,11 +257,10 @@ class Session:
             SandboxClosedError: The session is not open.
             AgentError: The agent has died; the next prompt starts it again.
         """
-        if self._sandbox is None or self._closed:
-            raise self._not_open()
-        if self._conversation is None:
+        self._check_open()
+        if self._dialogue.conversation is None:
             raise AgentError("The agent does not run; the next prompt starts it again.")
-        return self._conversation
+        return self._dialogue.conversation
 
     # the start
 
@@ -271,14 +276,14 @@ class Session:
         try:
             await self._create()
         except BaseException as error:
-            self._fail(error)
+            self._states.fail(error)
             if self._keeping is not None:
                 await run_to_end(self._keeping.close(None), deadline_s=_CLOSE_S)
             raise
         try:
-            await self._connected()
+            await self._dialogue.connected()
         except BaseException as error:
-            self._fail(error)
+            self._states.fail(error)
             with contextlib.suppress(StoreError):
                 await self.aclose()
             raise
@@ -287,55 +292,19 @@ class Session:
         self._states.to("ready")
         return self
 
-    def _fail(self, error: BaseException) -> None:
-        if self._states.can("failed"):
-            self._states.to("failed", str(error) or type(error).__name__)
-
     async def _create(self) -> None:
         await anyio.to_thread.run_sync(known_prices)  # it reads a file
-        keeping = self._keeping = await self._wanted.keeping(self.id, resume=self._begun)
+        resume = self._dialogue.begun
+        keeping = self._keeping = await self._wanted.keeping(self.id, resume=resume)
         if keeping is not None:
             await keeping.open()
-            self.id = keeping.id
+            self._dialogue.id = keeping.id
         agent = self._wanted.choose_agent(None if keeping is None else keeping.agent)
-        got = await self._wanted.make_sandbox(agent, keeping, self.id, resume=self._begun)
-        self._sandbox, self._agent, self._machine_began = got
+        got = await self._wanted.make_sandbox(agent, keeping, self.id, resume=resume)
+        self._sandbox, agent, self._machine_began = got
         if self._sandbox is not self._wanted.provider:
             self.create_s = time.monotonic() - self._machine_began
-        self._unlisten = self._sandbox.network.listen(self._decided)
-
-    async def _connected(self) -> Conversation:
-        """The running agent, started if it does not run."""
-        if self._conversation is None:
-            if self._agent is None:
-                raise self._not_open()
-            began = time.monotonic()
-            self._conversation = await self._start(self._agent)
-            self._starts += 1
-            self.connect_s = time.monotonic() - began
-        return self._conversation
-
-    async def _start(self, agent: Agent) -> Conversation:
-        named = self.id if self._keeping is None else self._keeping.conversation
-        start = partial(agent.start, self.sandbox, self._account, session_id=named)
-        if self._starts == 0 and not self._begun:
-            return await start(resume=False)
-        try:
-            return await start(resume=True)
-        except AgentError as error:
-            if error.code != "no_conversation" or await self._must_have_begun():
-                raise
-            return await start(resume=False)
-
-    async def _must_have_begun(self) -> bool:
-        """Whether there is a conversation to be found.
-
-        The agent may have died in its first prompt, before it had kept anything of it; or the
-        session was put into a store before it was asked anything.
-        """
-        if self._keeping is not None:
-            return await self._keeping.has_conversation()
-        return self._begun
+        self._dialogue.open(agent, self._sandbox, keeping)
 
     # prompts
 
@@ -364,7 +333,7 @@ class Session:
         """
         if not prompt.strip():
             raise InvalidSpecError("the prompt is empty")
-        return EventStream(Turn(self, prompt))
+        return EventStream(Turn(self._dialogue, prompt))
 
     async def interrupt(self) -> None:
         """Stop what the agent is doing; its `run` or `stream` ends with a result.
@@ -374,75 +343,8 @@ class Session:
         Raises:
             SandboxClosedError: The session is not open.
         """
-        if self._sandbox is None or self._closed:
-            raise self._not_open()
-        if self._turn is not None and self._conversation is not None:
-            await self._conversation.interrupt()
-
-    # what a turn asks of its session
-
-    async def begin(self, turn: Turn) -> Conversation:
-        """See `sandboxkit.agents.stream.Owner`."""
-        before = self._turn
-        if before is not None and not before.left:
-            raise AgentError(
-                "This session is running another prompt. Wait for its result, interrupt() it, or "
-                "aclose() its stream; what shall run beside it needs a session of its own.",
-                code="busy",
-            )
-        self._turn = turn
-        if before is not None:
-            await before.leave()
-        if self._keeping is not None:
-            self._keeping.turning()
-        conversation = await self._connected()
-        if self._turn is turn and self._states.now != "running":
-            self._states.to("running")
-        return conversation
-
-    def finished(self, turn: Turn, result: RunResult | None) -> None:
-        """See `sandboxkit.agents.stream.Owner`."""
-        if self._turn is turn:
-            self._turn = None
-            if self._states.now == "running":
-                self._states.to("ready")
-        if self._keeping is not None:
-            self._keeping.turned(None if result is None else result.session_id)
-        if result is not None:
-            self._begun = True
-            if self._keeping is None:
-                self.id = result.session_id
-            self.usage += result.usage
-            if result.cost_usd is not None:
-                self.cost_usd = (self.cost_usd or 0.0) + result.cost_usd
-
-    def broke(self, turn: Turn, error: BaseException) -> None:
-        """See `sandboxkit.agents.stream.Owner`."""
-        if self._turn is turn and isinstance(error, SandboxDiedError | SandboxNotFoundError):
-            self._fail(error)
-
-    def noticed(self) -> Sequence[Event]:
-        """See `sandboxkit.agents.stream.Owner`."""
-        refused = list(self._refused)
-        self._refused.clear()
-        events: list[Event] = [
-            NetworkRefusal(one.method, one.host, one.port, one.reason, raw=one) for one in refused
-        ]
-        unsaved = None if self._keeping is None else self._keeping.unsaved
-        if unsaved is not None and unsaved is not self._told_unsaved:
-            events.append(Notice("not_saved", {"error": str(unsaved)}, raw=unsaved))
-        self._told_unsaved = unsaved
-        return events
-
-    def _decided(self, decision: Decision) -> None:
-        if not decision.allowed:
-            self._refused.append(decision)
-
-    async def discard(self, conversation: Conversation) -> None:
-        """See `sandboxkit.agents.stream.Owner`."""
-        if self._conversation is conversation:
-            self._conversation = None
-        await conversation.aclose()
+        self._check_open()
+        await self._dialogue.interrupt()
 
     async def save(self) -> None:
         """Save all that there is now: the conversation, and what has changed of the files.
@@ -454,8 +356,7 @@ class Session:
             StoreError: The store failed.
             SandboxError: The files cannot be read, or are more than `workspace` allows.
         """
-        if self._sandbox is None or self._closed:
-            raise self._not_open()
+        self._check_open()
         if self._keeping is None:
             raise InvalidSpecError("the session has no store: Session(..., store=...)")
         await self._keeping.save()
@@ -489,15 +390,10 @@ class Session:
             ) from unsaved
 
     async def _close(self) -> SandboxError | None:
-        conversation, self._conversation = self._conversation, None
         keeping, unsaved = self._keeping, None
-        if self._unlisten is not None:
-            self._unlisten()
         owned = self._sandbox is not None and self._sandbox is not self._wanted.provider
         try:
-            if conversation is not None:
-                with contextlib.suppress(Exception):
-                    await conversation.aclose()
+            await self._dialogue.aclose()
             if keeping is not None:
                 unsaved = await keeping.end()
         finally:
@@ -522,6 +418,10 @@ class Session:
             if exc is None:
                 raise
             log.warning("%s", error)  # the block's own error is the one to see
+
+    def _check_open(self) -> None:
+        if self._sandbox is None or self._closed:
+            raise self._not_open()
 
     def _not_open(self) -> SandboxClosedError:
         state = "has been closed" if self._closed else "is not open: use `async with Session(...)`"

@@ -1,0 +1,218 @@
+"""The agent of a session: started when it is needed, and one prompt at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from sandboxkit.agents.base import Usage
+from sandboxkit.agents.events import NetworkRefusal, Notice
+from sandboxkit.errors import (
+    AgentError,
+    SandboxClosedError,
+    SandboxDiedError,
+    SandboxNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sandboxkit.agents.base import Agent, Conversation, RunResult
+    from sandboxkit.agents.events import Event
+    from sandboxkit.agents.stream import Turn
+    from sandboxkit.errors import SandboxError
+    from sandboxkit.gateway.decisions import Decision
+    from sandboxkit.gateway.model.account import Account
+    from sandboxkit.sandbox import Sandbox
+    from sandboxkit.session.states import StateMachine
+    from sandboxkit.store.keeping import Keeping
+
+_REFUSALS: Final = 100  # that wait for the next event; then the oldest is dropped
+
+
+class Dialogue:
+    """Holds a session's turns; see `sandboxkit.agents.stream.Owner`.
+
+    Args:
+        session_id: The id of the conversation.
+        account: Budgets and the meter.
+        states: The session's state: it says when a prompt is being worked on.
+        begun: Whether there is a conversation that must be found.
+
+    Attributes:
+        id: The session's id: the conversation's, or of a kept one the store's.
+        begun: See above; also once there was a result.
+        usage: The tokens of all finished runs.
+        cost_usd: Their cost as the agent reports it; None where it reports none.
+        connect_s: Seconds that the last start of the agent took.
+    """
+
+    def __init__(
+        self, session_id: str, account: Account, states: StateMachine, *, begun: bool
+    ) -> None:
+        self.id = session_id
+        self.begun = begun
+        self.usage = Usage()
+        self.cost_usd: float | None = None
+        self.connect_s = 0.0
+        self._account = account
+        self._states = states
+        self._starts = 0
+        self._lived = False
+        self._agent: Agent | None = None
+        self._sandbox: Sandbox | None = None
+        self._keeping: Keeping | None = None
+        self._conversation: Conversation | None = None
+        self._turn: Turn | None = None
+        self._refused: deque[Decision] = deque(maxlen=_REFUSALS)
+        self._unlisten: Callable[[], None] | None = None
+        self._told_unsaved: SandboxError | None = None
+
+    # the agent
+
+    def open(
+        self, agent: Agent, sandbox: Sandbox, keeping: Keeping | None, *, lived: bool = False
+    ) -> None:
+        """There is a machine for it now.
+
+        Args:
+            agent: The agent.
+            sandbox: The machine.
+            keeping: What keeps the session, where it is kept.
+            lived: Whether the sandbox was there before, perhaps with the agent running in it.
+        """
+        self._agent, self._sandbox, self._keeping = agent, sandbox, keeping
+        self._lived = lived
+        self._unlisten = sandbox.network.listen(self._decided)
+
+    @property
+    def conversation(self) -> Conversation | None:
+        """The running agent; None where none runs."""
+        return self._conversation
+
+    async def connected(self) -> Conversation:
+        """The running agent, started if it does not run."""
+        if self._conversation is None:
+            if self._agent is None or self._sandbox is None:
+                raise SandboxClosedError("The session is not open.")
+            began = time.monotonic()
+            self._conversation = await self._start(self._agent, self._sandbox)
+            self._starts += 1
+            self.connect_s = time.monotonic() - began
+        return self._conversation
+
+    async def _start(self, agent: Agent, sandbox: Sandbox) -> Conversation:
+        named = self.id if self._keeping is None else self._keeping.conversation
+        if self._lived and self._starts == 0:
+            adopted = await agent.adopt(sandbox, self._account, session_id=named)
+            if adopted is not None:
+                return adopted
+        start = partial(agent.start, sandbox, self._account, session_id=named)
+        if self._starts == 0 and not self.begun:
+            return await start(resume=False)
+        try:
+            return await start(resume=True)
+        except AgentError as error:
+            if error.code != "no_conversation" or await self._must_have_begun():
+                raise
+            return await start(resume=False)
+
+    async def _must_have_begun(self) -> bool:
+        """Whether there is a conversation to be found.
+
+        The agent may have died in its first prompt, before it had kept anything of it; or the
+        session was put into a store before it was asked anything.
+        """
+        if self._keeping is not None:
+            return await self._keeping.has_conversation()
+        return self.begun
+
+    async def interrupt(self) -> None:
+        """Stop the prompt that is being worked on, if there is one."""
+        if self._turn is not None and self._conversation is not None:
+            await self._conversation.interrupt()
+
+    async def detach(self) -> None:
+        """Let go of the agent, which goes on where it can. Never raises."""
+        conversation, self._conversation = self._conversation, None
+        if self._unlisten is not None:
+            self._unlisten()
+        if conversation is not None:
+            await conversation.detach()
+
+    async def aclose(self) -> None:
+        """End the agent. A running prompt fails. Never raises."""
+        conversation, self._conversation = self._conversation, None
+        if self._unlisten is not None:
+            self._unlisten()
+        if conversation is not None:
+            with contextlib.suppress(Exception):
+                await conversation.aclose()
+
+    # what a turn asks of its session
+
+    async def begin(self, turn: Turn) -> Conversation:
+        """See `sandboxkit.agents.stream.Owner`."""
+        before = self._turn
+        if before is not None and not before.left:
+            raise AgentError(
+                "This session is running another prompt. Wait for its result, interrupt() it, or "
+                "aclose() its stream; what shall run beside it needs a session of its own.",
+                code="busy",
+            )
+        self._turn = turn
+        if before is not None:
+            await before.leave()
+        if self._keeping is not None:
+            self._keeping.turning()
+        conversation = await self.connected()
+        if self._turn is turn and self._states.now != "running":
+            self._states.to("running")
+        return conversation
+
+    def finished(self, turn: Turn, result: RunResult | None) -> None:
+        """See `sandboxkit.agents.stream.Owner`."""
+        if self._turn is turn:
+            self._turn = None
+            if self._states.now == "running":
+                self._states.to("ready")
+        if self._keeping is not None:
+            self._keeping.turned(None if result is None else result.session_id)
+        if result is not None:
+            self.begun = True
+            if self._keeping is None:
+                self.id = result.session_id
+            self.usage += result.usage
+            if result.cost_usd is not None:
+                self.cost_usd = (self.cost_usd or 0.0) + result.cost_usd
+
+    def broke(self, turn: Turn, error: BaseException) -> None:
+        """See `sandboxkit.agents.stream.Owner`."""
+        if self._turn is turn and isinstance(error, SandboxDiedError | SandboxNotFoundError):
+            self._states.fail(error)
+
+    def noticed(self) -> Sequence[Event]:
+        """See `sandboxkit.agents.stream.Owner`."""
+        refused = list(self._refused)
+        self._refused.clear()
+        events: list[Event] = [
+            NetworkRefusal(one.method, one.host, one.port, one.reason, raw=one) for one in refused
+        ]
+        unsaved = None if self._keeping is None else self._keeping.unsaved
+        if unsaved is not None and unsaved is not self._told_unsaved:
+            events.append(Notice("not_saved", {"error": str(unsaved)}, raw=unsaved))
+        self._told_unsaved = unsaved
+        return events
+
+    def _decided(self, decision: Decision) -> None:
+        if not decision.allowed:
+            self._refused.append(decision)
+
+    async def discard(self, conversation: Conversation) -> None:
+        """See `sandboxkit.agents.stream.Owner`."""
+        if self._conversation is conversation:
+            self._conversation = None
+        await conversation.aclose()
