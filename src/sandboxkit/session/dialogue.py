@@ -61,7 +61,7 @@ class Dialogue:
         self._account = account
         self._states = states
         self._starts = 0
-        self._lived = False
+        self._lived = self._closed = False
         self._agent: Agent | None = None
         self._sandbox: Sandbox | None = None
         self._keeping: Keeping | None = None
@@ -97,7 +97,7 @@ class Dialogue:
         """The running agent, started if it does not run."""
         if self._conversation is None:
             if self._agent is None or self._sandbox is None:
-                raise SandboxClosedError("The session is not open.")
+                raise not_open(closed=self._closed)
             began = time.monotonic()
             self._conversation = await self._start(self._agent, self._sandbox)
             self._starts += 1
@@ -137,20 +137,22 @@ class Dialogue:
 
     async def detach(self) -> None:
         """Let go of the agent, which goes on where it can. Never raises."""
-        conversation, self._conversation = self._conversation, None
-        if self._unlisten is not None:
-            self._unlisten()
-        if conversation is not None:
+        if (conversation := self._left()) is not None:
             await conversation.detach()
 
     async def aclose(self) -> None:
         """End the agent. A running prompt fails. Never raises."""
-        conversation, self._conversation = self._conversation, None
-        if self._unlisten is not None:
-            self._unlisten()
-        if conversation is not None:
+        if (conversation := self._left()) is not None:
             with contextlib.suppress(Exception):
                 await conversation.aclose()
+
+    def _left(self) -> Conversation | None:
+        """No agent is started any more; the one that runs."""
+        conversation, self._conversation, self._agent = self._conversation, None, None
+        self._closed = True
+        if self._unlisten is not None:
+            self._unlisten()
+        return conversation
 
     # what a turn asks of its session
 
@@ -216,3 +218,9 @@ class Dialogue:
         if self._conversation is conversation:
             self._conversation = None
         await conversation.aclose()
+
+
+def not_open(*, closed: bool) -> SandboxClosedError:
+    """The error of a session that is used before or after its time."""
+    state = "has been closed" if closed else "is not open: use `async with Session(...)`"
+    return SandboxClosedError(f"The session {state}.")

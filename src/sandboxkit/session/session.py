@@ -29,7 +29,7 @@ from sandboxkit.limits import WAIT_S
 from sandboxkit.machine import MachineUsage, known_prices
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.session.beginning import Wanted
-from sandboxkit.session.dialogue import Dialogue
+from sandboxkit.session.dialogue import Dialogue, not_open
 from sandboxkit.session.states import StateMachine, States
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ class Session:
             SandboxClosedError: The session is not open.
         """
         if self._sandbox is None or self._closed:
-            raise self._not_open()
+            raise not_open(closed=self._closed)
         return self._sandbox
 
     @property
@@ -323,7 +323,7 @@ class Session:
                 if isinstance(event, Finished):
                     result = event.result
         if result is None:
-            raise self._not_open()
+            raise not_open(closed=self._closed)
         return result
 
     def stream(self, prompt: str) -> EventStream:
@@ -421,11 +421,7 @@ class Session:
 
     def _check_open(self) -> None:
         if self._sandbox is None or self._closed:
-            raise self._not_open()
-
-    def _not_open(self) -> SandboxClosedError:
-        state = "has been closed" if self._closed else "is not open: use `async with Session(...)`"
-        return SandboxClosedError(f"The session {state}.")
+            raise not_open(closed=self._closed)
 
 
 def _uuid(value: str) -> str:
