@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from sandboxkit.errors import UnsupportedError
-from sandboxkit.gateway.model.anthropic import Anthropic
-from sandboxkit.gateway.model.bedrock import Bedrock
-from sandboxkit.gateway.model.foundry import Foundry
-from sandboxkit.gateway.model.upstream import Upstream
-from sandboxkit.gateway.model.vertex import Vertex
+from sandboxkit.errors import AgentError, InvalidSpecError, UnsupportedError
+
+if TYPE_CHECKING:
+    from sandboxkit.gateway.model.upstream import Upstream
 
 CREDENTIALS: Final = frozenset(
     {
@@ -32,6 +30,33 @@ CREDENTIALS: Final = frozenset(
 """Variables that never enter a sandbox."""
 
 _NOT_YET: Final = ("CLAUDE_CODE_OAUTH_TOKEN",)
+
+
+def check_choice(upstream: Upstream | None, model_url: str | None, api_key: str | None) -> None:
+    """Refuse an agent that is told its service twice.
+
+    Raises:
+        InvalidSpecError: It is.
+    """
+    if upstream is not None and (model_url is not None or api_key is not None):
+        raise InvalidSpecError("give either upstream, or model_url and api_key; not both")
+
+
+def refuse_credentials(env: Mapping[str, str], agent: str) -> None:
+    """Refuse a sandbox's environment that holds a credential.
+
+    Args:
+        env: The spec's `env`.
+        agent: The name of the agent's class, for the message.
+
+    Raises:
+        AgentError: It holds one; the message has the name alone.
+    """
+    for name in sorted(CREDENTIALS & env.keys()):
+        raise AgentError(
+            f"The sandbox's env holds {name}, which everything in it could read. Give the "
+            f"key to the agent instead: {agent}(api_key=...); it stays on this machine."
+        )
 
 
 def upstream_for(
@@ -54,6 +79,11 @@ def upstream_for(
         InvalidSpecError: The address is not a URL.
         UnsupportedError: The variables ask for a way to the model that is not there yet.
     """
+    from sandboxkit.gateway.model.anthropic import Anthropic
+    from sandboxkit.gateway.model.bedrock import Bedrock
+    from sandboxkit.gateway.model.foundry import Foundry
+    from sandboxkit.gateway.model.vertex import Vertex
+
     found = dict(env) if model_url is not None else {**os.environ, **env}
     for name in _NOT_YET:
         if _is_set(found, name):

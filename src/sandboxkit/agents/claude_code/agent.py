@@ -17,9 +17,9 @@ from sandboxkit.agents.claude_code import options as option_rules
 from sandboxkit.agents.claude_code.binary import claude_code_artifact
 from sandboxkit.agents.claude_code.conversation import ClaudeCodeConversation
 from sandboxkit.agents.claude_code.failures import as_sandbox_errors
-from sandboxkit.agents.claude_code.model import CREDENTIALS, upstream_for
 from sandboxkit.agents.claude_code.totals import NOTHING, totals_before
 from sandboxkit.agents.claude_code.transport import SandboxTransport
+from sandboxkit.agents.service import check_choice, refuse_credentials, upstream_for
 from sandboxkit.concurrency import run_to_end
 from sandboxkit.errors import AgentError, InvalidSpecError, SandboxError
 from sandboxkit.spec import SandboxSpec
@@ -76,8 +76,7 @@ class ClaudeCode(Agent):
         model_url: str | None = None,
         api_key: str | None = None,
     ) -> None:
-        if upstream is not None and (model_url is not None or api_key is not None):
-            raise InvalidSpecError("give either upstream, or model_url and api_key; not both")
+        check_choice(upstream, model_url, api_key)
         self._upstream = upstream
         self._options = options if options is not None else default_options()
         self._model_url = model_url
@@ -112,11 +111,7 @@ class ClaudeCode(Agent):
         """See `Agent.prepare`: the options and the key are checked, the CLI is added."""
         option_rules.check(self._options)
         await anyio.to_thread.run_sync(self._service)  # it may read files
-        for name in sorted(CREDENTIALS & spec.env.keys()):
-            raise AgentError(
-                f"The sandbox's env holds {name}, which everything in it could read. Give the "
-                "key to the agent instead: ClaudeCode(api_key=...); it stays on this machine."
-            )
+        refuse_credentials(spec.env, type(self).__name__)
         if self._options.cli_path is not None:
             return spec
         return SandboxSpec.build(spec, artifacts=(*spec.artifacts, await claude_code_artifact()))

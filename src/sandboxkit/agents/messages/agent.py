@@ -20,8 +20,9 @@ from sandboxkit.agents.messages.tools.bash import Bash
 from sandboxkit.agents.messages.tools.editor import Editor
 from sandboxkit.agents.messages.tools.tool import SandboxTool, Tool
 from sandboxkit.agents.messages.tools.toolbox import Toolbox
+from sandboxkit.agents.service import check_choice, refuse_credentials, upstream_for
 from sandboxkit.concurrency import run_to_end
-from sandboxkit.errors import AgentError, InvalidSpecError, ProviderNotInstalledError
+from sandboxkit.errors import InvalidSpecError, ProviderNotInstalledError
 
 if TYPE_CHECKING:
     from sandboxkit.gateway.model.account import Account
@@ -106,8 +107,7 @@ class Messages(Agent):
         model_url: str | None = None,
         api_key: str | None = None,
     ) -> None:
-        if upstream is not None and (model_url is not None or api_key is not None):
-            raise InvalidSpecError("give either upstream, or model_url and api_key; not both")
+        check_choice(upstream, model_url, api_key)
         for what, value in (("max_tokens", max_tokens), ("max_turns", max_turns)):
             if value is not None and value < 1:
                 raise InvalidSpecError(f"{what} must be 1 or more, not {value}")
@@ -156,13 +156,7 @@ class Messages(Agent):
     async def prepare(self, spec: SandboxSpec) -> SandboxSpec:
         """See `Agent.prepare`: the package, the service and its key must be there."""
         await anyio.to_thread.run_sync(self._service)  # it may read files
-        from sandboxkit.agents.service import CREDENTIALS
-
-        for name in sorted(CREDENTIALS & spec.env.keys()):
-            raise AgentError(
-                f"The sandbox's env holds {name}, which everything in it could read. Give the "
-                "key to the agent instead: Messages(api_key=...); it stays on this machine."
-            )
+        refuse_credentials(spec.env, type(self).__name__)
         return spec
 
     def _service(self) -> Upstream:
@@ -170,8 +164,6 @@ class Messages(Agent):
             raise ProviderNotInstalledError(
                 f"the agent 'messages' needs the package 'anthropic': {self.install_hint}"
             )
-        from sandboxkit.agents.service import upstream_for
-
         service = self._upstream
         if service is None:
             service = upstream_for({}, model_url=self._model_url, api_key=self._api_key)
