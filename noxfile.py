@@ -19,6 +19,9 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 SOURCES = ("src", "tests", "examples", "benchmarks", "noxfile.py")
 CLOUDS = ("e2b", "modal", "daytona")  # tests/live has a file for each
 BACKENDS = ("docker", *CLOUDS)
+QUICK = "not slow and not live and not clouds"
+# Most tests wait for the engine most of the time. `-- -n 0` runs them in one process.
+SHARED = ("-n", "4", "--dist", "loadfile")
 MOST_LINES = {"src/sandboxkit/providers": 400, "src": 500}  # the first that fits counts
 
 SMOKE = """
@@ -65,20 +68,20 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All quick tests, on a real Docker engine; one is brought up where none runs."""
     install(session, "test")
-    session.run("pytest", "-m", "not slow and not live and not clouds", *session.posargs)
+    session.run("pytest", "-m", QUICK, *SHARED, *session.posargs)
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
     """The long proofs: hundreds of cancellations, large floods, cut connections."""
     install(session, "test")
-    session.run("pytest", "-m", "slow and not live and not clouds", *session.posargs)
+    session.run("pytest", "-m", "slow and not live and not clouds", *SHARED, *session.posargs)
 
 
 @nox.session
 def clouds(session: nox.Session) -> None:
     """E2B, Modal and Daytona: their unmodified SDKs, over the wire, on emulated services."""
-    install(session, "clouds")
+    install(session, "test")
     together = ("-n", str(len(CLOUDS)), "--dist", "loadgroup")  # each cloud its own process
     session.run("pytest", "-m", "clouds and not live", *together, *session.posargs)
 
@@ -138,7 +141,7 @@ def lowest(session: nox.Session) -> None:
         *nox.project.dependency_groups(PROJECT, "test"),
         silent=True,
     )
-    session.run("pytest", "-m", "not slow and not live and not clouds", *session.posargs)
+    session.run("pytest", "-m", QUICK, *SHARED, *session.posargs)
 
 
 @nox.session

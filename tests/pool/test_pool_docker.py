@@ -43,6 +43,32 @@ async def test_an_owner_gives_its_environment_and_files_and_leaves_nothing() -> 
     assert await living() == set()
 
 
+# What an owner leaves; then, what the next sees of it.
+LOOK = r"""
+ls -d left /tmp/left ~/left /dev/shm/left 2> /dev/null; echo "$WHO"
+cat /proc/[0-9]*/cmdline 2> /dev/null | tr '\0' '\n' | grep -x '[4]242'
+touch left /tmp/left ~/left /dev/shm/left; setsid sleep 4242 > /dev/null 2>&1 &
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_a_hundred_claims_at_once_on_ten_machines() -> None:
+    owners: list[str] = []
+
+    async def claim(pool: sk.Pool, number: int) -> None:
+        async with pool.claim(env={"WHO": str(number)}) as sandbox:
+            owners.append(sandbox.id)
+            assert (await sandbox.sh(LOOK, check=True)).text == f"{number}\n"
+            assert (await sandbox.sh(LOOK)).text.count("left") == 4  # it sees what there is
+
+    async with sk.Pool("docker", size=10) as pool:
+        await pool.filled()
+        await asyncio.gather(*(claim(pool, number) for number in range(100)))
+        assert len(set(owners)) == len(owners) == 100
+    assert await living() == set()
+
+
 async def test_the_time_of_an_owner_begins_with_the_claim() -> None:
     async with sk.Pool("docker", size=1, lifetime_s=1.5, idle_timeout_s=30) as pool:
         await pool.filled()
