@@ -330,11 +330,13 @@ DYING = """
 import asyncio, sys
 from sandboxkit.agents.messages import Messages
 from sandboxkit.session import Session
+from sandboxkit.store import Workspace
 
 async def main():
-    url, model = sys.argv[1:]
+    url, model, every = sys.argv[1:]
     mine = Messages(model_url=model, api_key="the-real-key")
-    async with Session("docker", agent=mine, store=url, lease_s=2) as session:
+    rules = Workspace(every_s=float(every) or None)
+    async with Session("docker", agent=mine, store=url, workspace=rules, lease_s=2) as session:
         print(session.id, flush=True)
         n = 0
         while True:
@@ -346,15 +348,19 @@ asyncio.run(main())
 """
 
 
-async def test_a_host_that_is_killed(engine: str, url: str, tmp_path: Path) -> None:
-    """Whatever it was doing: the last acknowledged message is there, and the files are whole."""
-    command = "head -c 300000 /dev/urandom > data; sha256sum data > sum"
+@pytest.mark.parametrize("every_s", [0, 0.05])
+async def test_a_host_that_is_killed(engine: str, url: str, tmp_path: Path, every_s: float) -> None:
+    """Whatever it was doing: the last acknowledged message is there, and whole files.
+
+    Of saves between prompts alone (0), they are those that a prompt had ended with.
+    """
+    command = "head -c 300000 /dev/urandom > data; sleep 0.1; sha256sum data > sum"
     steps = [step for _ in range(60) for step in (call("bash", command=command), say("done"))]
     model = ScriptedModel([*steps, say("on")])
     files = {"XDG_STATE_HOME": str(tmp_path / "state")}
     async with model:
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", DYING, url, model.url),
+            *(sys.executable, "-c", DYING, url, model.url, str(every_s)),
             stdout=subprocess.PIPE,
             env={**os.environ, **files, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
@@ -373,6 +379,7 @@ async def test_a_host_that_is_killed(engine: str, url: str, tmp_path: Path) -> N
             async with Session.resume(session_id, store=store, agent=agent(model)) as session:
                 messages = json.dumps(messages_of(session))
                 assert f"prompt {last}" in messages
-                found = {info.name for info in await session.sandbox.files.list()}
-                if found:
+                if not every_s:
                     assert (await session.sandbox.sh("sha256sum -c sum")).exit_code == 0
+                elif "data" in {info.name for info in await session.sandbox.files.list()}:
+                    assert (await session.sandbox.files.stat("data")).size <= 300_000

@@ -103,6 +103,31 @@ async def test_only_what_has_changed_is_read(sandbox: Sandbox, blobs: Blobs) -> 
     assert set(fourth.seen) == {"big", "b", "moved", "e"}
 
 
+WRITER = """
+import os
+file = os.open("log", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+while True:
+    for _ in range(20_000):
+        os.write(file, bytes(1000))
+    os.ftruncate(file, 0)
+"""
+
+
+async def test_a_file_that_grows_and_shrinks_meanwhile(sandbox: Sandbox, blobs: Blobs) -> None:
+    """It is taken as long as it was when it was opened, or shorter; nothing else is lost by it."""
+    await sandbox.files.write("steady", "content")
+    writer = await sandbox.spawn(["python3", "-c", WRITER])
+    found = Captured()
+    for _ in range(8):
+        found = await capture(sandbox, blobs, found, ALL)
+        assert set(found.tree.entries) <= {"log", "steady"}
+        assert found.tree.entries["steady"].size == 7
+    await writer.kill()
+    size = (await sandbox.files.stat("log")).size
+    last = await capture(sandbox, blobs, found, ALL)
+    assert last.tree.entries["log"].size == size
+
+
 async def test_excludes_and_limits(sandbox: Sandbox, blobs: Blobs) -> None:
     await sandbox.sh("mkdir -p node_modules/x build/sub a/node_modules; echo 1 > build/a.o")
     await sandbox.sh("echo 1 > build/a.c; echo 1 > node_modules/x/y; echo 1 > build/sub/b.o")

@@ -169,7 +169,7 @@ class Dialogue:
         if before is not None:
             await before.leave()
         if self._keeping is not None:
-            self._keeping.turning()
+            await self._keeping.turning()
         conversation = await self.connected()
         if self._turn is turn and self._states.now != "running":
             self._states.to("running")

@@ -112,13 +112,16 @@ class _Report:
             return
         source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(source, "rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(source).st_mode):
+            opened = os.fstat(source)
+            if not stat.S_ISREG(opened.st_mode):
                 return  # it was a file a moment ago
             old = self._now - max(status.st_ctime_ns, status.st_mtime_ns) > _FRESH_NS
             self.say({**said, "kind": "file", "seen": seen if old else None})
+            left = opened.st_size  # what is appended meanwhile is the next capture's
             try:
-                while True:
-                    content = _read(file, self._piece)
+                while left > 0:
+                    content = _read(file, min(self._piece, left))
+                    left = left - len(content) if len(content) == self._piece else 0
                     if not content:
                         break
                     digest = hashlib.sha256(content).hexdigest()

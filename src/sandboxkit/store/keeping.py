@@ -179,10 +179,23 @@ class Keeping:
         await self._settled()
         return bool(await self._store.lines(self._writer).keys())
 
-    def turning(self) -> None:
-        """A turn begins: it is saved from time to time."""
+    async def turning(self) -> None:
+        """A turn begins: it is saved from time to time; or it waits for the save before it."""
+        if self._rules.every_s is None:
+            await self._between()
         self._busy = True
         self._wanted.set()
+
+    async def _between(self) -> None:
+        """The save after the last turn, to its end, before anything changes again."""
+        due, self._due = self._due, False
+        if not due:
+            async with self._one:
+                return
+        try:
+            await self.save()
+        except SandboxError as error:
+            log.warning("The session %s could not be saved: %s", self.id, error)
 
     def turned(self, conversation: str | None) -> None:
         """A turn has ended: it is saved soon."""
@@ -217,9 +230,11 @@ class Keeping:
         """
         if isinstance(self.failure, StoreError) and self.failure.code == "taken_over":
             return math.inf
+        if self._busy and self._rules.every_s is None:
+            return math.inf
         if failures and not isinstance(self.failure, SizeLimitError | UnsupportedError):
             return _AGAIN_S[min(failures, len(_AGAIN_S)) - 1]
-        return self._rules.every_s if self._busy and self._rules.every_s else math.inf
+        return self._rules.every_s if self._busy and self._rules.every_s is not None else math.inf
 
     async def save(self) -> None:
         """Save all that there is now: the conversation, and what has changed of the files.

@@ -21,7 +21,9 @@ class Workspace(Value):
             such as `node_modules`.
         max_bytes: Bytes of all files. A workspace with more is not saved, and that is told.
         max_entries: Files, directories and symlinks; likewise.
-        every_s: Seconds between saves while a prompt runs; None saves after prompts only.
+        every_s: Seconds between saves while a prompt runs. None saves between prompts only: the
+            next prompt waits until the save after the last one is done, so that what is stored
+            is always the state between two prompts.
     """
 
     excludes: tuple[Annotated[str, Field(min_length=1)], ...] = ()
