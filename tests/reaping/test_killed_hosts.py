@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
 
 import sandboxkit as sk
 from sandboxkit.journal import journal
+from sandboxkit.testing import MemoryProvider
 from tests.reaping.conftest import KILLED, Host
 from tests.reaping.folder import FolderProvider
 
@@ -72,6 +76,36 @@ async def test_without_a_guest_there_is_nobody_to_ask(folder: FolderProvider, ho
     (key,) = folder.ids()
     folder.change(key, guest="no_python")
     assert await actions(folder) == [("removed", "its host is gone")]
+
+
+@pytest.mark.parametrize("moved_s", [7200.0, -7200.0])
+async def test_what_never_was_is_forgotten(
+    folder: FolderProvider, host: Host, monkeypatch: pytest.MonkeyPatch, moved_s: float
+) -> None:
+    """Once it cannot come any more; also where the clock has been put back since."""
+    assert await host(f"provider.before_create = die; {CREATE}") == KILLED
+    assert await actions(folder) == []
+    moved = time.time() + moved_s
+    monkeypatch.setattr(time, "time", lambda: moved)
+    assert await actions(folder) == []
+    (row,) = (await journal().rows()).values()
+    assert row.ended == moved
+
+
+async def test_the_locks_of_the_dead_are_removed(
+    folder: FolderProvider, host: Host, journal_file: Path
+) -> None:
+    """Also of one whose sandboxes have all ended, so that nothing names it any more."""
+    script = "async with sk.Sandbox.create(MemoryProvider()): pass"
+    script = f"from sandboxkit.testing import MemoryProvider\n    {script}\n    die()"
+    assert await host(script) == KILLED
+    locks = journal_file.with_name("journal.db.holders")
+    assert len(list(locks.iterdir())) == 1
+    async with sk.Sandbox.create(MemoryProvider()):
+        assert await actions(folder) == []
+        assert len(list(locks.iterdir())) == 1
+        (row,) = [row for row in (await journal().rows()).values() if row.ended is None]
+        assert [hold.alive for hold in row.holds] == [True]
 
 
 async def test_a_paused_one_is_left_unless_it_is_meant(folder: FolderProvider, host: Host) -> None:

@@ -215,6 +215,30 @@ async def test_the_spec_is_applied_again_or_refused(local: Store) -> None:
             await Session.resume(session.id, store=local, agent="claude-code").__aenter__()
 
 
+async def test_a_host_that_died_before_there_was_a_sandbox(local: Store, tmp_path: Path) -> None:
+    """The session is in the store already: it begins with its resumption, as it was meant."""
+    script = (
+        "import asyncio, os, sys\n"
+        "from sandboxkit.agents.messages import Messages\n"
+        "from sandboxkit.sandbox import Sandbox\n"
+        "from sandboxkit.session import Session\n"
+        "Sandbox.create = lambda *_, **__: os.kill(os.getpid(), 9)\n"
+        "mine = Messages(model_url='http://127.0.0.1:9', api_key='x')\n"
+        "session = Session('docker', agent=mine, store=sys.argv[1], id=sys.argv[2],\n"
+        "    network='none', memory_gib=0.5)\n"
+        "asyncio.run(session.__aenter__())\n"
+    )
+    url = f"sqlite:///{tmp_path}/store.db"
+    host = await asyncio.create_subprocess_exec(sys.executable, "-c", script, url, UNKNOWN)
+    assert await host.wait() == -signal.SIGKILL
+    async with ScriptedModel([say("hello")]) as model:
+        async with Session.resume(UNKNOWN, store=local, agent=agent(model)) as session:
+            assert session.sandbox.network.policy.mode == "none"
+            assert session.sandbox.info.effective.memory_gib == 0.5
+            assert (await session.run("Begin")).text == "hello"
+    assert (await local.get(UNKNOWN)).spec["spec"]["workdir"] == "/work"
+
+
 async def test_on_another_backend(local: Store) -> None:
     """From Docker into memory; it has no Python, so that its own last state is not saved."""
     model = ScriptedModel([call("bash", command="printf 'a\\000b' > f"), say("yes"), say("I did")])

@@ -73,6 +73,16 @@ def lives(directory: Path, name: str) -> bool:
         os.close(fd)
 
 
+def sweep(directory: Path) -> None:
+    """Remove the locks of all dead processes, also of those that nothing asks for any more.
+
+    Raises:
+        OSError: The directory cannot be read.
+    """
+    for path in directory.glob("[!.]*"):
+        lives(directory, path.name)
+
+
 def _leave() -> None:
     """At the end of the program. A lock that is not there is of a process that does not live."""
     for directory, (name, _fd) in _ours.items():

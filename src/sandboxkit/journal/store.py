@@ -141,6 +141,7 @@ class Store:
             "SELECT key, token, holder, pid, machine, boot, ticks, wall FROM holds"
         ).fetchall():
             holds.setdefault(key, []).append(self._judged(rest))
+        locks.sweep(self._locks)
         return [Row(*each, tuple(holds.get(each[0], ()))) for each in found]
 
     def condemn(self, key: str) -> bool:

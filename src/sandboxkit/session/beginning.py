@@ -128,7 +128,8 @@ class Wanted:
         else:
             spec = SandboxSpec.build(self.spec, **self.spec_fields)
         if keeping is not None:
-            agent = agent.kept_in(await keeping.take(agent.name, name or ""))
+            taken = await keeping.take(agent.name, name or "", spec, self.secrets)
+            agent = agent.kept_in(taken)
         prepared = for_session(await agent.prepare(spec), session_id)
         began = time.monotonic()
         sandbox = await Sandbox.create(

@@ -120,7 +120,9 @@ class Keeping:
             raise StoreError("The session is new, and has no spec yet.")
         return spec_of(self._record.spec, given, fields, secrets=secrets, backend=backend)
 
-    async def take(self, agent: str, backend: str) -> Archive:
+    async def take(
+        self, agent: str, backend: str, spec: SandboxSpec, secrets: Sequence[Secret]
+    ) -> Archive:
         """Get the right to write the session; where its conversation is.
 
         Of a session that is taken up, the list of files is read and checked as well: what is
@@ -130,8 +132,9 @@ class Keeping:
             StoreError: The id is taken; or the session is damaged.
         """
         if self._record is None:
+            recipe = recipe_of(spec, None, secrets, self._rules)
             self._writer = await self._store.sessions.begin(
-                self.id, agent=agent, backend=backend, spec={}
+                self.id, agent=agent, backend=backend, spec=recipe
             )
         else:
             self._writer, self._record = await self._store.sessions.take_over(self.id)

@@ -20,20 +20,22 @@ _NOT_KEPT: Final = {"env", "artifacts"}  # values that may be secrets, and files
 
 
 def recipe_of(
-    spec: SandboxSpec, sandbox: Sandbox, secrets: Sequence[Secret], workspace: Workspace
+    spec: SandboxSpec, sandbox: Sandbox | None, secrets: Sequence[Secret], workspace: Workspace
 ) -> dict[str, Any]:
     """What is stored of a sandbox.
 
     Args:
         spec: As the caller gave it, without what the agent has added.
-        sandbox: What came of it.
+        sandbox: What came of it; None before it is made.
         secrets: Of which the names are stored.
         workspace: What is kept of its files.
     """
     fields = spec.model_dump(mode="json", exclude_unset=True, exclude=_NOT_KEPT)
-    # The agent's own files and the names in its conversation are of this directory; and what
-    # it could reach must not become more by default.
-    fields |= {"workdir": sandbox.workdir, "network": spec.network.model_dump(mode="json")}
+    # What it could reach must not become more by default; and the agent's own files and the
+    # names in its conversation are of this directory.
+    fields |= {"network": spec.network.model_dump(mode="json")}
+    if sandbox is not None:
+        fields |= {"workdir": sandbox.workdir}
     return {
         "version": VERSION,
         "spec": fields,
@@ -103,8 +105,8 @@ def check_place(recipe: Mapping[str, Any], sandbox: Sandbox) -> None:
     Raises:
         UnsupportedError: It is.
     """
-    before = recipe["spec"]["workdir"]
-    if sandbox.workdir != before:
+    before = recipe["spec"].get("workdir")  # none where its host died before it had one
+    if before is not None and sandbox.workdir != before:
         raise UnsupportedError(
             f"workdir: the session worked in {before!r}, which this backend cannot have; here it "
             f"would be {sandbox.workdir!r}",
