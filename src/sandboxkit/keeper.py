@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from datetime import datetime
 from typing import Final
 
 import anyio
@@ -12,7 +13,7 @@ import anyio
 from sandboxkit.channel.client import GuestClient
 from sandboxkit.channel.fallback import Fallback
 from sandboxkit.concurrency import cancel_and_wait
-from sandboxkit.errors import SandboxDiedError, SandboxError
+from sandboxkit.errors import OperationTimeoutError, SandboxDiedError, SandboxError
 from sandboxkit.journal import Entry
 from sandboxkit.places import Place
 from sandboxkit.providers.base import SandboxHandle
@@ -35,6 +36,7 @@ class Keeper:
         entry: What the journal says of it: the lease there is renewed with the backend's.
         lease_s: For how long each renewal holds.
         renews: Whether the backend has a time to live that can be renewed.
+        extends: Whether the backend ends it by a life-time of its own that can be put off.
 
     Attributes:
         place: See above.
@@ -49,6 +51,7 @@ class Keeper:
         lease_s: float,
         *,
         renews: bool,
+        extends: bool = False,
     ) -> None:
         self.place = place
         self._entry = entry
@@ -56,6 +59,8 @@ class Keeper:
         self._client = channel if isinstance(channel, GuestClient) else None
         self._lease_s = lease_s
         self._renews = renews
+        self._extends = extends
+        self._told_end: datetime | None = None  # of the life-time, to the backend
         self._task: asyncio.Task[None] | None = None
         self._wanted = False
 
@@ -76,9 +81,40 @@ class Keeper:
         Raises:
             SandboxError: The backend does not let it.
         """
-        if self._renews:
-            with anyio.fail_after(_RENEW_S):
+        with anyio.fail_after(_RENEW_S):
+            await self._follow_end()
+            if self._renews:
                 await self._handle.renew(seconds)
+
+    async def _follow_end(self) -> None:
+        """Tell the backend of an end that another host has put off, before it is renewed."""
+        term = self._client.term if self._client is not None else None
+        if not self._extends or term is None or term.left_s is None:
+            return
+        if term.ends_at != self._told_end:
+            await self._handle.extend(max(0.0, term.left_s))
+            self._told_end = term.ends_at
+
+    async def extend(self, seconds: float) -> None:
+        """Have the backend let the sandbox live until `seconds` from now, leases allowing.
+
+        Raises:
+            SandboxError: It does not.
+        """
+        if not self._extends:
+            return
+        try:
+            with anyio.fail_after(_RENEW_S):
+                await self._handle.extend(seconds)
+                if self._renews:
+                    held_s = self._client.held_s if self._client else self._lease_s
+                    await self._handle.renew(held_s)
+        except TimeoutError as error:
+            raise OperationTimeoutError(
+                f"the backend did not answer within {_RENEW_S:g} s; the end is where it was",
+                op="extend",
+                retryable=True,
+            ) from error
 
     async def leave(self, seconds: float) -> None:
         """The same, said where others look, too: nobody here holds it any more.

@@ -199,7 +199,7 @@ def kept(
     undo: contextlib.AsyncExitStack,
 ) -> Keeper:
     """A keeper at work."""
-    keeper = Keeper(handle, channel, place, entry, lease_s, renews=can.renew)
+    keeper = Keeper(*(handle, channel, place, entry, lease_s), renews=can.renew, extends=can.extend)
     keeper.start()
     undo.push_async_callback(finish, keeper.stop)
     return keeper

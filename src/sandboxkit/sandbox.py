@@ -6,6 +6,7 @@ import asyncio
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ from sandboxkit.errors import InvalidSpecError, SandboxClosedError, SandboxError
 from sandboxkit.failover import OneProvider, create_on
 from sandboxkit.gateway.secrets import Secret
 from sandboxkit.gateway.settings import Gateway
+from sandboxkit.lasting import check_extend, extend
 from sandboxkit.lifecycle import DESTROY_S, Opening, check_can, close, snapshot_name
 from sandboxkit.limits import WAIT_S, Patience
 from sandboxkit.making import Parts, make, take_up
@@ -169,7 +171,9 @@ class Sandbox:
     @property
     def info(self) -> SandboxInfo:
         """What is known of it; `effective` and `differences` say what really holds."""
-        return self.network.shown(self._info)
+        info, channel = self.network.shown(self._info), self._channel
+        ends_at = channel.term.ends_at if isinstance(channel, GuestClient) else None
+        return replace(info, expires_at=ends_at)
 
     @property
     def failure(self) -> SandboxError | None:
@@ -352,6 +356,25 @@ class Sandbox:
         check_can("expose", self._provider, self.id)
         self._open_channel()
         return await self._handle.expose(port)
+
+    async def extend(self, seconds: float) -> datetime | None:
+        """Put the end of its life-time off, by so many seconds.
+
+        An idle time-out and the lease are not touched. Other hosts see the new end within
+        their next sign of life, 10 s at the most.
+
+        Returns:
+            The new end, aware, UTC, which `info.expires_at` shows as well; None for a
+            sandbox without a `lifetime_s`, which has no end to be put off.
+
+        Raises:
+            InvalidSpecError: `seconds` is not a number above 0.
+            UnsupportedError: The backend ends it at a time that cannot be moved (Modal), or
+                the image has no Python, and so no guest. Nothing has changed.
+            SandboxError: The backend or the guest did not answer.
+        """
+        check_extend(self._provider, self.id, seconds)
+        return await extend(self._client(), self._keeper, seconds)
 
     # the end
 

@@ -15,6 +15,7 @@ import anyio
 
 from sandboxkit.channel.greeting import NoGuestError, dial, ended
 from sandboxkit.channel.remote import RemoteChannel, Sink
+from sandboxkit.channel.term import Term
 from sandboxkit.concurrency import cancel_and_wait
 from sandboxkit.errors import (
     ConnectionLostError,
@@ -54,6 +55,7 @@ class GuestClient:
         connected: Whether there is a connection now.
         failed: Set when there will be none any more; `failure` says why.
         welcome: What the guest has said of itself.
+        term: When the sandbox's life-time ends.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class GuestClient:
         self._left = asyncio.Event()  # the guest has heard our BYE, or cannot any more
         self.connected = False
         self.welcome: Mapping[str, Any] = {}
+        self.term = Term()
 
     async def open(self) -> None:
         """Make the first connection.
@@ -259,6 +262,7 @@ class GuestClient:
             raise ExecStartError(str(fields.get("message")), code=str(fields.get("code")))
         self._stream, self.connected, self._heard = stream, True, time.monotonic()
         self._out = []
+        self.term.told(welcome)
         self._resume(welcome)
         for later in frames[1:]:
             self._on_frame(later)
@@ -380,7 +384,9 @@ class GuestClient:
                 self.fail(ended(why))
             return
         if frame.kind == wire.LEASE:
-            held_s = float(frame.json().get("held_s", 0.0))
+            said = frame.json()
+            self.term.told(said)
+            held_s = float(said.get("held_s", 0.0))
             self._held_s = held_s if 0 <= held_s <= _MOST_HELD_S else 0.0
             self._echoed.set()
             return

@@ -29,6 +29,7 @@ _MODULES: Final = (
     "starter",
     "process",
     "tunnels",
+    "vitals",
     "server",
     "boot",
 )

@@ -15,6 +15,7 @@ from .process import FileOperation, Program
 from .spawn import StartError, code_of, find_user
 from .starter import Starters
 from .tunnels import Connection, Listener
+from .vitals import vitals
 from .workers import Workers
 
 _TICK_S = 0.25  # how often leases are looked at
@@ -87,7 +88,7 @@ class Server:
             raise wire.WireError("the first frame must be HELLO")
         if frame.kind == wire.LEASE:
             self._renew(client, frame.json())
-            held = {"held_s": self._held_until() - time.monotonic()}
+            held = {"held_s": self._held_until() - time.monotonic(), "left_s": self._left_s()}
             client.send(wire.pack_json(wire.LEASE, 0, held, frame.offset))
         elif frame.kind == wire.BYE:
             self._leave(client, bool(frame.json().get("last")))
@@ -165,6 +166,7 @@ class Server:
             "home": self._settings["home"],
             "workdir": self._settings["workdir"],
             "separate": os.getuid() != self._settings["uid"],
+            "left_s": self._left_s(),
             "channels": {str(c.number): c.progress() for c in client.channels.values()},
         }
 
@@ -184,6 +186,24 @@ class Server:
             raise StartError("failed", "a limit must be null, or more than 0 seconds")
         self._settings.update(limits, env=request["env"])
         self._started = self._active = time.monotonic()
+
+    def _extend(self, seconds: float) -> None:
+        """Put the end of the life-time off; without an end there is nothing to do."""
+        if not 0 < seconds < float("inf"):
+            raise StartError("failed", "it can be put off by more than 0 seconds only")
+        if self._settings.get("lifetime_s"):
+            self._settings["lifetime_s"] += seconds
+
+    def _left_s(self) -> Optional[float]:
+        """Seconds until the life-time is over; None where it has no end."""
+        lifetime = self._settings.get("lifetime_s")
+        return self._started + float(lifetime) - time.monotonic() if lifetime else None
+
+    def _health(self, client: Client) -> Dict[str, Any]:
+        """How the machine does, and on which ports the guest listens for this host."""
+        listeners = [c for c in client.channels.values() if isinstance(c, Listener)]
+        ports = [channel.reply["port"] for channel in listeners if channel.reply]
+        return {**vitals(), "listening": ports}
 
     def _renew(self, client: Client, lease: Dict[str, Any]) -> None:
         client.deadline = time.monotonic() + float(lease["lease_s"])
@@ -253,6 +273,13 @@ class Server:
         elif kind == "settings":
             self._change(request)
             channel.say_done({})
+        elif kind == "extend":
+            channel.passive = True
+            self._extend(float(request["seconds"]))
+            channel.say_done({"left_s": self._left_s()})
+        elif kind == "health":
+            channel.passive = True
+            channel.say_done(self._health(client))
         else:
             channel.say_done(failure("unknown_op", "this guest does not know %r" % kind))
         return channel

@@ -51,7 +51,7 @@ class Capabilities:
         pause: Whether `pause` and `resume` work.
         snapshot: Whether `snapshot` and `remove_snapshot` work.
         expose: Whether `expose` gives a public URL.
-        extend: Whether `extend` works.
+        extend: Whether the backend's own end of a life-time (`lifetime`) can be put off.
         creates_per_s: How many sandboxes a second the service lets one account create;
             None is no limit that is known.
         concurrent: How many it lets one account have at once; likewise.
@@ -207,6 +207,14 @@ class SandboxHandle(ABC):
         what a slow network needs; it never ends the sandbox earlier.
         """
         raise _unclaimed(self, "renew")
+
+    async def extend(self, seconds: float) -> None:  # noqa: ARG002
+        """Have the backend end the sandbox's life-time no earlier than `seconds` from now.
+
+        For one that was made with a `lifetime_s`. Called again with what is left, where
+        another host has put the end off; leases (`renew`) go on beside it.
+        """
+        raise _unclaimed(self, "extend")
 
     async def pause(self) -> None:
         """Freeze the sandbox, with its processes and memory."""

@@ -57,6 +57,9 @@ class SandboxInfo:
         differences: Where that is not what the spec wished.
         guest: Whether the guest serves it; False is the fallback for images
             without Python; None before anyone has asked.
+        expires_at: When its life-time ends, aware, UTC, by this machine's clock, as the guest
+            counts it and `Sandbox.extend` puts it off; None where it has no end, or nobody
+            is connected. The label `sandboxkit.expires` stays as it was created.
     """
 
     id: str
@@ -67,3 +70,4 @@ class SandboxInfo:
     effective: Effective = Effective()
     differences: tuple[Difference, ...] = ()
     guest: bool | None = None
+    expires_at: datetime | None = None

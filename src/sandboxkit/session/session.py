@@ -34,6 +34,7 @@ from sandboxkit.session.states import StateMachine, States
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from sandboxkit.failover import OneProvider
     from sandboxkit.gateway.model.meter import Price
@@ -360,6 +361,10 @@ class Session:
         if self._keeping is None:
             raise InvalidSpecError("the session has no store: Session(..., store=...)")
         await self._keeping.save()
+
+    async def extend(self, seconds: float) -> datetime | None:
+        """Put the end of the machine's life-time off; see `Sandbox.extend`, also what it raises."""
+        return await self.sandbox.extend(seconds)
 
     # the end
 

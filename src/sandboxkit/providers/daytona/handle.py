@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 from sandboxkit.errors import (
     ExecStartError,
     SandboxDiedError,
@@ -13,10 +15,15 @@ from sandboxkit.guest import CONNECT
 from sandboxkit.providers.base import ByteChannel, Command, Exposed, SandboxHandle, SandboxInfo
 from sandboxkit.providers.daytona.command import script
 from sandboxkit.providers.daytona.failures import PROVIDER
-from sandboxkit.providers.daytona.plan import ARTIFACTS_LABEL, OURS, SNAPSHOT, ttl_minutes
+from sandboxkit.providers.daytona.plan import (
+    ARTIFACTS_LABEL,
+    OURS,
+    SNAPSHOT,
+    ends_at,
+    ttl_minutes,
+)
 from sandboxkit.providers.daytona.stream import GUEST_LOG, SessionChannel
 from sandboxkit.providers.daytona.v0 import Machine
-from sandboxkit.spec import EXPIRES_LABEL
 
 
 class DaytonaHandle(SandboxHandle):
@@ -25,6 +32,7 @@ class DaytonaHandle(SandboxHandle):
     def __init__(self, machine: Machine, info: SandboxInfo) -> None:
         self.info = info
         self._machine = machine
+        self._ends_at = ends_at(info.labels)
 
     async def spawn(self, command: Command) -> ByteChannel:
         """Start one program, in a session of its own; see `SandboxHandle.spawn`."""
@@ -60,11 +68,15 @@ class DaytonaHandle(SandboxHandle):
 
     async def renew(self, seconds: float) -> None:
         """Have it end in so many seconds, rounded up to a whole minute."""
-        expires = self.info.labels.get(EXPIRES_LABEL)
         try:
-            await self._machine.renew(ttl_minutes(seconds, expires))
+            await self._machine.renew(ttl_minutes(seconds, self._ends_at))
         except SandboxError as error:
             raise await self._why(error) from error
+
+    async def extend(self, seconds: float) -> None:
+        """Renewals reach up to the new end from now on; see `SandboxHandle.extend`."""
+        if self._ends_at is not None:
+            self._ends_at = max(self._ends_at, datetime.now(UTC) + timedelta(seconds=seconds))
 
     async def snapshot(self, name: str) -> str:
         """Keep its files; see `SandboxHandle.snapshot`."""

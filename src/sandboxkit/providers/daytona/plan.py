@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -14,7 +15,7 @@ from sandboxkit.providers.base import Difference, Effective, SandboxInfo
 from sandboxkit.providers.daytona.failures import PROVIDER
 from sandboxkit.providers.daytona.v0 import Machine, Recipe, Size
 from sandboxkit.providers.remembered import recall
-from sandboxkit.spec import Artifact, SandboxSpec
+from sandboxkit.spec import EXPIRES_LABEL, Artifact, SandboxSpec
 
 SNAPSHOT: Final = "snapshot:"
 """What an image's name starts with that is a snapshot of the account."""
@@ -159,10 +160,16 @@ def wishes(spec: SandboxSpec) -> tuple[Difference, ...]:
     )
 
 
-def ttl_minutes(seconds: float, expires: str | None) -> int:
+def ends_at(labels: Mapping[str, str]) -> datetime | None:
+    """When the life-time ends that was asked for; None where none was."""
+    expires = labels.get(EXPIRES_LABEL)
+    return None if expires is None else datetime.fromisoformat(expires)
+
+
+def ttl_minutes(seconds: float, end: datetime | None) -> int:
     """Whole minutes that cover `seconds`, and no more than the end of the life-time asks for."""
-    if expires is not None:
-        left = datetime.fromisoformat(expires) - datetime.now(UTC)
+    if end is not None:
+        left = end - datetime.now(UTC)
         seconds = min(seconds, left.total_seconds() + 1)
     return max(1, math.ceil(seconds / 60))
 

@@ -33,12 +33,13 @@ from sandboxkit.providers.daytona.plan import (
     Offer,
     artifacts_mark,
     describe,
+    ends_at,
     ttl_minutes,
     wishes,
 )
 from sandboxkit.providers.daytona.v0 import CREATE_S, DESTROY_S, Machine, Order, Service, Size
 from sandboxkit.providers.remembered import EFFECTIVE_LABEL, remember
-from sandboxkit.spec import EXPIRES_LABEL, KEY_LABEL, OWNER_LABEL, SandboxSpec
+from sandboxkit.spec import KEY_LABEL, OWNER_LABEL, SandboxSpec
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +128,7 @@ class DaytonaProvider(SandboxProvider):
             artifacts=True,
             snapshot=True,
             expose=True,
+            extend=True,
             creates_per_s=self._creates_per_s,
             concurrent=self._concurrent,
         )
@@ -261,7 +263,7 @@ def _order(spec: SandboxSpec, snapshot: str | None) -> Order:
         user=spec.user,
         labels=labels,
         blocked=spec.network.mode != "open",
-        ttl_minutes=ttl_minutes(spec.lease_s + _TAKES_S, spec.labels.get(EXPIRES_LABEL)),
+        ttl_minutes=ttl_minutes(spec.lease_s + _TAKES_S, ends_at(spec.labels)),
     )
 
 

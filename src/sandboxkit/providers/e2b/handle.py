@@ -164,6 +164,15 @@ class E2BHandle(SandboxHandle):
             sandbox_id=self.info.id,
         )
 
+    async def extend(self, seconds: float) -> None:
+        """Renewals reach up to the new end from now on; see `SandboxHandle.extend`.
+
+        E2B itself is not asked: what a plan allows in all (1 h, or 24 h) it says at a renewal.
+        """
+        ends_at = datetime.now(UTC) + timedelta(seconds=seconds + MARGIN_S)
+        if self._ends_at is not None:
+            self._ends_at = max(self._ends_at, ends_at)
+
     async def pause(self) -> None:
         """Freeze the sandbox, which then costs nothing and has no deadline."""
         paused = await self._account.call(

@@ -111,6 +111,7 @@ class E2BProvider(SandboxProvider):
             pause=True,
             snapshot=True,
             expose=True,
+            extend=True,
             creates_per_s=self._creates_per_s,
             concurrent=self._concurrent,
         )

@@ -165,6 +165,10 @@ class WiredHandle(SandboxHandle):
             raise ProviderUnavailableError("the kit has taken the line down")
         await self._inner.renew(seconds)
 
+    async def extend(self, seconds: float) -> None:
+        """See `SandboxHandle`."""
+        await self._inner.extend(seconds)
+
     async def pause(self) -> None:
         """See `SandboxHandle`."""
         await self._inner.pause()

@@ -8,6 +8,7 @@ import itertools
 import os
 import posixpath
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -114,6 +115,7 @@ class Guest:
         self._connections: dict[Connection, Client | None] = {}
         self._detached: dict[str, Program] = {}
         self._settings: Json = {}
+        self._started = time.monotonic()
         self._pids = itertools.count(2)
 
     def connect(self) -> Connection:
@@ -156,7 +158,8 @@ class Guest:
             raise wire.WireError("the first frame must be HELLO")
         channel = client.channels.get(frame.channel)
         if frame.kind == wire.LEASE:
-            client.send(wire.pack_json(wire.LEASE, 0, {}, frame.offset))
+            echo = {"left_s": self._left_s()}
+            client.send(wire.pack_json(wire.LEASE, 0, echo, frame.offset))
         elif frame.kind == wire.BYE:
             self._leave(client)
             connection.put(wire.pack_json(wire.BYE, 0, {}))
@@ -192,6 +195,7 @@ class Guest:
             "home": HOME,
             "workdir": self._workdir,
             "separate": True,
+            "left_s": self._left_s(),
             "channels": channels,
         }
         client.send(wire.pack_json(wire.WELCOME, 0, welcome))
@@ -233,11 +237,26 @@ class Guest:
             client.channels[number] = self._adopt(client, number, str(request["process"]))
         elif kind == "settings":
             self._settings |= {**request, "env": {**self._env, **request.get("env", {})}}
+            self._started = time.monotonic()
             client.channels[number] = channel = Channel(client, number)
             channel.say_done({})
+        elif kind in {"extend", "health"}:
+            client.channels[number] = channel = Channel(client, number)
+            channel.say_done(self._extend(request) if kind == "extend" else {"listening": []})
         else:
             message = "a sandbox in memory has no ports" if kind in {"connect", "listen"} else kind
             client.channels[number] = refused(client, number, "unsupported", message)
+
+    def _extend(self, request: Json) -> Json:
+        """Nothing ends by itself here; that it would is all there is to tell."""
+        lifetime = self._settings.get("lifetime_s")
+        if lifetime:
+            self._settings["lifetime_s"] = float(lifetime) + float(request["seconds"])
+        return {"left_s": self._left_s()}
+
+    def _left_s(self) -> float | None:
+        lifetime = self._settings.get("lifetime_s")
+        return self._started + float(lifetime) - time.monotonic() if lifetime else None
 
     def _program(self, client: Client, number: int, request: Json) -> Channel:
         cwd = posixpath.join(self._workdir, request.get("cwd") or "")
