@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sandboxkit.gateway.model.vertex import Vertex
     from sandboxkit.gateway.secrets import Secret
     from sandboxkit.gateway.settings import Gateway
+    from sandboxkit.health import Health, HealthPart
     from sandboxkit.machine import MachinePrice
     from sandboxkit.many import Mapped, MapProgress, Outcome, map  # noqa: A004
     from sandboxkit.network import Network
@@ -72,6 +73,8 @@ _HOME = {
     "Artifact": "spec",
     "Decision": "gateway.decisions",
     "Gateway": "gateway.settings",
+    "Health": "health",
+    "HealthPart": "health",
     "Secret": "gateway.secrets",
     "Capabilities": "providers.base",
     "ExecResult": "channel.process",
@@ -131,6 +134,8 @@ __all__ = [
     "Files",
     "Foundry",
     "Gateway",
+    "Health",
+    "HealthPart",
     "MachinePrice",
     "MapProgress",
     "Mapped",

@@ -92,6 +92,7 @@ class Network:
         self._owner = owner
         self._ours: dict[str, str] = {}
         self._egress: Egress | None = None
+        self._inside: int | None = None  # where the tunnel to it listens in the sandbox
         self._open = contextlib.AsyncExitStack()
         self._changing = asyncio.Lock()
         self._closed = False
@@ -116,6 +117,13 @@ class Network:
     def traffic(self) -> Traffic | None:
         """What has gone through the gateway; None where it has no part."""
         return None if self._egress is None else self._egress.traffic
+
+    @property
+    def ports(self) -> tuple[int, int] | None:
+        """Where the way out listens: on this machine, and in the sandbox; None where it is none."""
+        if self._egress is None or self._inside is None or self._closed:
+            return None
+        return self._egress.port, self._inside
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -248,7 +256,7 @@ class Network:
                 bundle = await install(self._channel, egress.ca_pem, self._owner)
                 env |= environment.trust_environment(bundle) | egress.placeholders
             self._ours = environment.without(env, self._theirs)
-            self._egress = egress
+            self._egress, self._inside = egress, address.port
             self._open = undo.pop_all()
         self._watch = asyncio.create_task(self._end_with(self._channel), name="sandboxkit-egress")
 

@@ -32,6 +32,7 @@ from sandboxkit.errors import InvalidSpecError, SandboxClosedError, SandboxError
 from sandboxkit.failover import OneProvider, create_on
 from sandboxkit.gateway.secrets import Secret
 from sandboxkit.gateway.settings import Gateway
+from sandboxkit.health import DEADLINE_S, Health, nothing_there, sandbox_health
 from sandboxkit.lasting import check_extend, extend
 from sandboxkit.lifecycle import DESTROY_S, Opening, check_can, close, snapshot_name
 from sandboxkit.limits import WAIT_S, Patience
@@ -189,6 +190,21 @@ class Sandbox:
     def workdir(self) -> str:
         """The directory where commands start and relative paths lead from."""
         return str(self._client().welcome.get("workdir"))
+
+    async def health(self, *, deadline_s: float = DEADLINE_S) -> Health:
+        """How the machine and the guest in it are: `print(await sandbox.health())`.
+
+        It raises nothing because something is ill, is no activity, and wakes nothing.
+
+        Args:
+            deadline_s: Seconds for each of the two, both at once; what has not answered
+                by then is ill.
+        """
+        if self._closed:
+            return nothing_there("the sandbox has been closed")
+        return await sandbox_health(
+            self._provider, self._info, self._channel, deadline_s=deadline_s
+        )
 
     # commands
 

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from sandboxkit.spec import SandboxSpec
     from sandboxkit.store.archive import Archive
 
-__all__ = ["INTERFACE_VERSION", "Agent", "Conversation", "Latency", "RunResult", "Usage"]
+__all__ = [
+    "INTERFACE_VERSION",
+    "Agent",
+    "Condition",
+    "Conversation",
+    "Latency",
+    "RunResult",
+    "Usage",
+]
 
 INTERFACE_VERSION: Final = 1
 """The version of `Agent`. A plugin written for another is refused by name."""
@@ -70,6 +78,19 @@ class RunResult:
     raw: object = field(default=None, repr=False, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How a started agent is, as far as its host knows without asking it.
+
+    Attributes:
+        ended: Why it runs no more; None while it does, or where that is not known.
+        heard_at: When something last came from it, on the monotonic clock; None likewise.
+    """
+
+    ended: str | None = None
+    heard_at: float | None = None
+
+
 class Conversation(ABC):
     """A started agent. One prompt at a time; `Session` sees to that."""
 
@@ -106,6 +127,13 @@ class Conversation(ABC):
     async def detach(self) -> None:
         """Let go of the agent, which goes on where it is `durable`. Idempotent, never raises."""
         await self.aclose()
+
+    def condition(self) -> Condition:
+        """How the agent is, for `Session.health`: at once, and without disturbing it.
+
+        A plugin may leave this out.
+        """
+        return Condition()
 
     def rest(self) -> AsyncGenerator[Event] | None:
         """Of an adopted agent, what is left of the turn under way, as `turn` gives it.

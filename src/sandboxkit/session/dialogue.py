@@ -48,6 +48,8 @@ class Dialogue:
         usage: The tokens of all finished runs.
         cost_usd: Their cost as the agent reports it; None where it reports none.
         connect_s: Seconds that the last start of the agent took.
+        turns: How many prompts there have been.
+        turn_began: Since when one is being worked on, on the monotonic clock; None if none is.
     """
 
     def __init__(
@@ -58,6 +60,8 @@ class Dialogue:
         self.usage = Usage()
         self.cost_usd: float | None = None
         self.connect_s = 0.0
+        self.turns = 0
+        self.turn_began: float | None = None
         self._account = account
         self._states = states
         self._starts = 0
@@ -166,6 +170,8 @@ class Dialogue:
                 code="busy",
             )
         self._turn = turn
+        self.turns += 1
+        self.turn_began = time.monotonic()
         if before is not None:
             await before.leave()
         if self._keeping is not None:
@@ -178,7 +184,7 @@ class Dialogue:
     def finished(self, turn: Turn, result: RunResult | None) -> None:
         """See `sandboxkit.agents.stream.Owner`."""
         if self._turn is turn:
-            self._turn = None
+            self._turn = self.turn_began = None
             if self._states.now == "running":
                 self._states.to("ready")
         if self._keeping is not None:

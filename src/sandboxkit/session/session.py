@@ -25,11 +25,13 @@ from sandboxkit.errors import (
 from sandboxkit.gateway.model.account import Account
 from sandboxkit.gateway.model.budget import Budget
 from sandboxkit.gateway.model.meter import Meter
+from sandboxkit.health import DEADLINE_S, Health
 from sandboxkit.limits import WAIT_S
 from sandboxkit.machine import MachineUsage, known_prices
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.session.beginning import Wanted
 from sandboxkit.session.dialogue import Dialogue, not_open
+from sandboxkit.session.health import session_health
 from sandboxkit.session.states import StateMachine, States
 
 if TYPE_CHECKING:
@@ -361,6 +363,21 @@ class Session:
         if self._keeping is None:
             raise InvalidSpecError("the session has no store: Session(..., store=...)")
         await self._keeping.save()
+
+    async def health(self, *, deadline_s: float = DEADLINE_S) -> Health:
+        """How the machine, the guest, the agent and the gateway are, each with a reason.
+
+        `print(await session.health())` is one line; `health.ok` and `health.as_dict()` are
+        for a health endpoint. It raises nothing because something is ill, whatever state
+        the session is in; it is no activity, and neither wakes nor hinders a prompt.
+
+        Args:
+            deadline_s: Seconds for each part, all at once; what has not answered by then
+                is ill.
+        """
+        return await session_health(
+            self._sandbox, self._dialogue, self._account, self._states.now, deadline_s=deadline_s
+        )
 
     async def extend(self, seconds: float) -> datetime | None:
         """Put the end of the machine's life-time off; see `Sandbox.extend`, also what it raises."""

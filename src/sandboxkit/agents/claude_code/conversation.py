@@ -12,7 +12,7 @@ from uuid import uuid4
 import anyio
 from claude_agent_sdk import ResultMessage
 
-from sandboxkit.agents.base import Conversation, Latency, RunResult
+from sandboxkit.agents.base import Condition, Conversation, Latency, RunResult
 from sandboxkit.agents.claude_code import messages
 from sandboxkit.agents.claude_code.comparison import disagreements
 from sandboxkit.agents.claude_code.failures import as_sandbox_errors
@@ -70,6 +70,11 @@ class ClaudeCodeConversation(Conversation):
         Its messages are the conversation's: do not receive from it.
         """
         return self._client
+
+    def condition(self) -> Condition:
+        """See `Conversation.condition`."""
+        end = self._inbox.end
+        return Condition(None if end is None else str(end), self._inbox.heard_at)
 
     async def turn(self, prompt: str) -> AsyncGenerator[Event]:
         """See `Conversation.turn`."""

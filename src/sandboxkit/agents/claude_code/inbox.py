@@ -26,7 +26,7 @@ class Inbox:
     """Reads a connected client until it ends.
 
     Attributes:
-        urgent: Whether messages are taken without a limit, because an answer is awaited.
+        heard_at: When the last message came, on the monotonic clock; before it, the start.
     """
 
     def __init__(self, client: ClaudeSDKClient) -> None:
@@ -35,6 +35,7 @@ class Inbox:
         self._end: Exception | None = None
         self._changed = asyncio.Event()
         self._urgent = 0
+        self.heard_at = time.monotonic()
         self._task = asyncio.ensure_future(self._read())
 
     async def next(self) -> tuple[float, SdkMessage]:
@@ -52,6 +53,11 @@ class Inbox:
         item = self._waiting.popleft()
         self._notify()
         return item
+
+    @property
+    def end(self) -> Exception | None:
+        """What ended it; None while it reads."""
+        return self._end
 
     async def interrupt(self) -> None:
         """Ask the CLI to stop, and wait until it has understood."""
@@ -71,7 +77,8 @@ class Inbox:
     async def _read(self) -> None:
         try:
             async for message in self._client.receive_messages():
-                self._waiting.append((time.monotonic(), message))
+                self.heard_at = time.monotonic()
+                self._waiting.append((self.heard_at, message))
                 self._notify()
                 while len(self._waiting) >= MAX_WAITING and not self._urgent:
                     await self._change()

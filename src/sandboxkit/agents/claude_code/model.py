@@ -37,4 +37,5 @@ async def model_route(
         ModelEndpoint(upstream, account, web=web) as endpoint,
         sandbox.ports.reverse(0, "127.0.0.1", endpoint.port) as address,
     ):
+        endpoint.port_inside = address.port
         yield endpoint.environment("127.0.0.1", address.port)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from sandboxkit.agents.base import Conversation, Latency, RunResult
+from sandboxkit.agents.base import Condition, Conversation, Latency, RunResult
 from sandboxkit.agents.events import Event, Finished, Message
 from sandboxkit.agents.latency import breakdown
 from sandboxkit.agents.messages.loop import End, Run
@@ -66,6 +66,7 @@ class MessagesConversation(Conversation):
         self._result: RunResult | None = None
         self._metered = parts.endpoint.account.meter.total
         self._closed = False
+        self._heard_at = time.monotonic()
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -109,7 +110,12 @@ class MessagesConversation(Conversation):
         )
         self._task = asyncio.ensure_future(self._work(self._run, model))
 
+    def condition(self) -> Condition:
+        """See `Conversation.condition`: its loop, on this machine, lives until it is closed."""
+        return Condition("it has been closed" if self._closed else None, self._heard_at)
+
     def _emit(self, event: Event) -> None:
+        self._heard_at = time.monotonic()
         if isinstance(event, Message):
             self._messages.append(event)
         self._events.put_nowait(event)

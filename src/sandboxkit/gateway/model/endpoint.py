@@ -80,6 +80,7 @@ class ModelEndpoint:
     Attributes:
         token: What a request must carry. It is worth nothing elsewhere or later.
         port: Where it listens on 127.0.0.1.
+        port_inside: Where the tunnel to it listens in the sandbox; None where there is none.
         account: See there.
     """
 
@@ -98,6 +99,7 @@ class ModelEndpoint:
         self._under_way = 0
         self._settled = anyio.Event()
         self.account = account if account is not None else Account()
+        self.port_inside: int | None = None
         self.token = f"sandboxkit-{secrets.token_urlsafe(24)}"
 
     @property
@@ -114,6 +116,7 @@ class ModelEndpoint:
             self._client = await stack.enter_async_context(client)
             await stack.enter_async_context(self._server)
             self._stack = stack.pop_all()
+        self.account.routes.add(self)
         return self
 
     def _get_ready(self) -> ssl.SSLContext:
@@ -128,6 +131,7 @@ class ModelEndpoint:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.account.routes.discard(self)
         self.token = secrets.token_urlsafe(24)  # whoever still has the old one has nothing
         await self._stack.aclose()
 
