@@ -270,4 +270,5 @@ def _settings(spec: SandboxSpec, info: SandboxInfo) -> dict[str, Any]:
         "env": dict(spec.env),
         "lifetime_s": spec.lifetime_s,
         "idle_timeout_s": spec.idle_timeout_s,
+        "ports": list(spec.ports),
     }

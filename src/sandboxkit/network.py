@@ -249,7 +249,7 @@ class Network:
             make = (self._outside.gateway or Gateway()).egress
             egress = await anyio.to_thread.run_sync(make, policy, self._outside.secrets, self._tell)
             await undo.enter_async_context(egress)
-            tunnel = reverse(self._channel, 0, "127.0.0.1", egress.port)
+            tunnel = reverse(self._channel, 0, "127.0.0.1", egress.port, passive=True)
             address = await undo.enter_async_context(tunnel)
             env = environment.proxy_environment(address.port, egress.token)
             if egress.ca_pem is not None:

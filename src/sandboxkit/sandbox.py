@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Literal
 
+from sandboxkit.channel.activity import Activity
 from sandboxkit.channel.client import GuestClient
 from sandboxkit.channel.fallback import Fallback, refuse
 from sandboxkit.channel.fallback_files import FallbackFiles
@@ -52,6 +53,7 @@ class Sandbox:
         id: The backend's id, for `attach`.
         files: Its files.
         ports: Its ports.
+        activity: What keeps it from being idle.
         network: Its network: the policy, which can be changed, and what it has asked for.
         ended: Set when this host has nothing more to do with it: destroyed, or let go of.
     """
@@ -72,6 +74,7 @@ class Sandbox:
             FallbackFiles(channel) if isinstance(channel, Fallback) else Files(self._client)
         )
         self.ports = Ports(self._client, self._expose)
+        self.activity = Activity(self._client)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else self._info.state
@@ -264,6 +267,7 @@ class Sandbox:
         pty: bool | tuple[int, int] = False,
         user: str | None = None,
         detach: bool = False,
+        passive: bool = False,
     ) -> Process:
         """Start a command and return while it runs.
 
@@ -278,6 +282,8 @@ class Sandbox:
             detach: Whether it survives this host: it can be taken up again by
                 `process(id)` while the sandbox lives. Without a host, the last
                 512 KiB of each output stream are kept.
+            passive: Whether it is no activity while it runs, as an agent that waits; see
+                `activity`.
 
         Raises:
             ExecStartError: It could not be started.
@@ -289,7 +295,8 @@ class Sandbox:
         size = TERMINAL if pty is True else pty
         if size:
             check_size(*size)
-        request |= {"stdin": stdin == PIPE, "pty": list(size) if size else None, "detach": detach}
+        request |= {"stdin": stdin == PIPE, "pty": list(size) if size else None}
+        request |= {"detach": detach, "passive": passive}
         return await start(self._client(), request, argv, None)
 
     async def process(self, process_id: str) -> Process:

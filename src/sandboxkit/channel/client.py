@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import anyio
 
+from sandboxkit.channel.activity import noted
 from sandboxkit.channel.greeting import NoGuestError, dial, ended
 from sandboxkit.channel.remote import RemoteChannel, Sink
 from sandboxkit.channel.term import Term
@@ -56,6 +57,8 @@ class GuestClient:
         failed: Set when there will be none any more; `failure` says why.
         welcome: What the guest has said of itself.
         term: When the sandbox's life-time ends.
+        begun: How many channels were opened here that count as activity.
+        on_use: Called when a channel is opened, which then waits for the next connection.
     """
 
     def __init__(
@@ -90,6 +93,8 @@ class GuestClient:
         self.connected = False
         self.welcome: Mapping[str, Any] = {}
         self.term = Term()
+        self.begun = 0
+        self.on_use: Callable[[], None] | None = None
 
     async def open(self) -> None:
         """Make the first connection.
@@ -181,8 +186,9 @@ class GuestClient:
         """
         if self._failure is not None:
             raise self._failure
+        request = noted(request)
         number = next(self._numbers)
-        opening = wire.pack_json(wire.OPEN, number, dict(request))
+        opening = wire.pack_json(wire.OPEN, number, request)
         if len(opening) > wire.MAX_FRAME:
             raise InvalidSpecError(
                 f"the request has {len(opening)} bytes, more than the {wire.MAX_FRAME} that "
@@ -192,7 +198,10 @@ class GuestClient:
         self._channels[number] = channel
         if on_accept is not None:
             self._listeners[number] = on_accept
-        if self.connected:
+        self.begun += not request.get("passive")
+        if self.on_use is not None:
+            self.on_use()
+        elif self.connected:
             self.send(opening)
         return channel
 

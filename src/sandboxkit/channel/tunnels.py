@@ -107,13 +107,16 @@ class Ports:
             await tasks.aclose()
 
     @contextlib.asynccontextmanager
-    async def reverse(self, port: int, host: str, host_port: int) -> AsyncGenerator[Address]:
+    async def reverse(
+        self, port: int, host: str, host_port: int, *, passive: bool = False
+    ) -> AsyncGenerator[Address]:
         """Make an address of this machine reachable inside the sandbox, for the block.
 
         Args:
             port: The port on 127.0.0.1 in the sandbox; 0 picks a free one.
             host: Where connections go on this side.
             host_port: Likewise.
+            passive: Whether its connections are no activity, as those of an agent that waits.
 
         Yields:
             The address in the sandbox.
@@ -121,18 +124,26 @@ class Ports:
         Raises:
             ExecStartError: The port in the sandbox is taken.
         """
-        async with reverse(self._client(), port, host, host_port) as address:
+        async with reverse(self._client(), port, host, host_port, passive=passive) as address:
             yield address
 
 
 @contextlib.asynccontextmanager
 async def reverse(
-    client: GuestClient, port: int, host: str, host_port: int
+    client: GuestClient, port: int, host: str, host_port: int, *, passive: bool = False
 ) -> AsyncGenerator[Address]:
-    """What `Ports.reverse` does, with a client."""
+    """What `Ports.reverse` does, with a client.
+
+    Args:
+        client: The way into the sandbox.
+        port: See `Ports.reverse`; so are `host` and `host_port`.
+        host: See `Ports.reverse`.
+        host_port: See `Ports.reverse`.
+        passive: Whether its connections are no activity.
+    """
     for number in (port or 1, host_port):
         _check_port(number)
-    listening = _Listening(client, host, host_port)
+    listening = _Listening(client, host, host_port, passive=passive)
     try:
         yield Address("127.0.0.1", await listening.open(port))
     finally:
@@ -142,8 +153,11 @@ async def reverse(
 class _Listening:
     """A port in the sandbox on which the guest listens, for as long as it can be had."""
 
-    def __init__(self, client: GuestClient, host: str, host_port: int) -> None:
+    def __init__(
+        self, client: GuestClient, host: str, host_port: int, *, passive: bool
+    ) -> None:
         self._client, self._host, self._host_port = client, host, host_port
+        self._passive = passive
         self._tasks = _Tasks()
         self._listener: RemoteChannel | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -164,7 +178,7 @@ class _Listening:
 
     def _listen(self, port: int) -> RemoteChannel:
         self._listener = self._client.channel(
-            {"op": "listen", "host": "127.0.0.1", "port": port},
+            {"op": "listen", "host": "127.0.0.1", "port": port, "passive": self._passive},
             on_accept=lambda channel: self._tasks.start(self._serve(channel)),
         )
         return self._listener

@@ -30,6 +30,7 @@ _MODULES: Final = (
     "process",
     "tunnels",
     "vitals",
+    "activity",
     "server",
     "boot",
 )

@@ -39,6 +39,7 @@ class Client:
         self.channels: Dict[int, Channel] = {}
         self.stalled: Set[Source] = set()
         self.deadline = 0.0  # when its lease ends, on the monotonic clock
+        self.accepted_at = 0.0  # the last connection to one of its listeners, likewise
         self._guest_ids = wire.GUEST_CHANNELS
 
     def new_id(self) -> int:
@@ -63,7 +64,7 @@ class Channel:
 
     outputs: Tuple[int, ...] = ()  # streams towards the host
     inputs: Tuple[int, ...] = ()  # streams towards the sandbox
-    passive = False  # does not count as activity (a listener)
+    passive = False  # does not count as activity (a listener, an agent that waits)
 
     def __init__(self, client: Client, number: int, loop: Loop) -> None:
         self.client = client
@@ -77,6 +78,11 @@ class Channel:
         self.reply: Optional[Dict[str, Any]] = None
         self.done: Optional[Dict[str, Any]] = None
         self.answer: Tuple[int, Optional[Dict[str, Any]]] = (0, None)  # to the last call
+
+    @property
+    def busy(self) -> bool:
+        """Whether it counts as activity now."""
+        return not self.passive and self.done is None
 
     # what the guest says
 

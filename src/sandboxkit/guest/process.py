@@ -71,7 +71,7 @@ class Program(Child):
         self.argv: List[str] = request["argv"]
         self.user = spawn.find_user(request["user"], request["home"])
         self.pid = 0
-        self.alive = self.adrift = False
+        self.alive = self.adrift = self.held = False
         self._oom_before = _oom_kills()
         self._terminal = -1
         try:
@@ -83,6 +83,11 @@ class Program(Child):
         self.alive = True
         loop.on_child(self.pid, self._exited)
         self.say_reply({"pid": self.pid})
+
+    @property
+    def busy(self) -> bool:
+        """One that waits is busy only where its host has left it in the middle of something."""
+        return self.alive and (self.held or not self.passive)
 
     def _begin(self, starters: Starters, request: Dict[str, Any]) -> None:
         size = request.get("pty")

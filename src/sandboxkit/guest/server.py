@@ -8,6 +8,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from . import wire
+from .activity import Activity, Hold, Sleeper, connected
 from .channels import MAX_CHANNELS, Channel, Client, Refused, failure
 from .link import Link
 from .loop import Loop
@@ -44,7 +45,8 @@ class Server:
         self._starters = Starters(loop)
         self._workers = Workers(loop)
         self._settings: Dict[str, Any] = {}
-        self._started = self._active = self._ticked = time.monotonic()
+        self._started = self._ticked = time.monotonic()
+        self._activity = Activity(self._busy, lambda: self._settings.get("idle_timeout_s"))
         self._no_host_until = self._started + _FIRST_LEASE_S
         loop.before_wait.append(self._flush)
         self._tick()
@@ -185,7 +187,8 @@ class Server:
         if not all(limit is None or limit > 0 for limit in limits.values()):
             raise StartError("failed", "a limit must be null, or more than 0 seconds")
         self._settings.update(limits, env=request["env"])
-        self._started = self._active = time.monotonic()
+        self._started = time.monotonic()
+        self._activity.touch()
 
     def _extend(self, seconds: float) -> None:
         """Put the end of the life-time off; without an end there is nothing to do."""
@@ -209,9 +212,11 @@ class Server:
         client.deadline = time.monotonic() + float(lease["lease_s"])
 
     def _leave(self, client: Client, last: bool) -> None:
+        held = any(isinstance(channel, Hold) for channel in client.channels.values())
         for channel in list(client.channels.values()):
             if isinstance(channel, Program) and channel.detach:
                 self._set_adrift(client, channel)
+                channel.held = held  # until another host takes it up
             else:
                 self._close(client, channel, False)
         self._no_host_until = max(self._no_host_until, client.deadline)
@@ -237,7 +242,12 @@ class Server:
         try:
             if len(client.channels) >= MAX_CHANNELS:
                 raise StartError("no_resources", "too many channels are open")
-            client.channels[number] = self._make(client, number, self._complete(request))
+            if not self._activity.admits(client):
+                raise StartError("asleep", "the sandbox is just being put to sleep")
+            made = client.channels[number] = self._make(client, number, self._complete(request))
+            made.passive = made.passive or bool(request.get("passive"))
+            if not made.passive:
+                self._activity.touch()
         except Exception as error:  # noqa: BLE001 - a bad request must not end the guest
             refused = client.channels[number] = Refused(client, number, self.loop)
             cause = error.number if isinstance(error, StartError) else getattr(error, "errno", None)
@@ -267,6 +277,10 @@ class Server:
             return Listener(client, number, self.loop, request)
         if kind == "adopt":
             return self._adopt(client, number, request)
+        if kind == "hold":
+            return Hold(client, number, self.loop)
+        if kind == "sleeper":
+            return Sleeper(client, number, self.loop, self._activity)
         channel = Channel(client, number, self.loop)
         if kind == "processes":
             channel.say_done({"processes": self._processes()})
@@ -289,11 +303,13 @@ class Server:
         if program is None:
             raise StartError("not_found", "there is no detached process %s" % request["process"])
         program.adopt(client, number)
+        program.held = False
+        self._activity.touch()
         return program
 
     def _processes(self) -> List[Dict[str, Any]]:
-        channels = [c for client in self._clients.values() for c in client.channels.values()]
-        programs = [c for c in channels if isinstance(c, Program)] + list(self._detached.values())
+        programs = [c for c in self._channels() if isinstance(c, Program)]
+        programs += self._detached.values()
         return [
             {
                 "id": p.id,
@@ -306,6 +322,8 @@ class Server:
         ]
 
     def _close(self, client: Client, channel: Channel, reset: bool) -> None:
+        if channel.busy:
+            self._activity.touch()
         if isinstance(channel, Program) and channel.detach and channel.alive:
             self._set_adrift(client, channel)
             return
@@ -322,20 +340,31 @@ class Server:
         for client in list(self._clients.values()):
             if now > client.deadline:
                 self._leave(client, last=False)
-        busy = any(not c.passive for k in self._clients.values() for c in k.channels.values())
-        if busy or any(program.alive for program in self._detached.values()):
-            self._active = now
         unheld = not self._clients and now > self._no_host_until
         expired = now > self._started + float(self._settings.get("lifetime_s") or "inf")
-        idle = now > self._active + float(self._settings.get("idle_timeout_s") or "inf")
+        idle = self._activity.left() == 0 and not any(
+            isinstance(channel, Sleeper) for channel in self._channels()
+        )
         if unheld or expired or idle:
             self.end("expired" if expired else "idle" if idle else "unheld")
+
+    def _channels(self) -> List[Channel]:
+        return [c for client in self._clients.values() for c in client.channels.values()]
+
+    def _busy(self) -> bool:
+        accepted = max((client.accepted_at for client in self._clients.values()), default=0.0)
+        self._activity.last = max(self._activity.last, accepted)
+        return (
+            any(channel.busy for channel in self._channels())
+            or any(program.busy for program in self._detached.values())
+            or connected(self._settings.get("ports") or ())
+        )
 
     def _thaw(self, now: float) -> None:
         """Time in which nothing could run counts against no lease, and is no idleness."""
         frozen, self._ticked = now - self._ticked, now
         if frozen > _FROZEN_S:
-            self._active += frozen
+            self._activity.last += frozen
             self._no_host_until += frozen
             for client in self._clients.values():
                 client.deadline += frozen

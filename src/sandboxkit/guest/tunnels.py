@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from typing import Any, Dict, Optional
 
 from . import wire
@@ -118,6 +119,7 @@ class Listener(Channel):
 
     def __init__(self, client: Client, number: int, loop: Loop, request: Dict[str, Any]) -> None:
         super().__init__(client, number, loop)
+        self._unnoticed = bool(request.get("passive"))
         self._server = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self._server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -144,6 +146,9 @@ class Listener(Channel):
             accepted.close()
             return
         connection = Connection(self.client, self.client.new_id(), self.loop)
+        connection.passive = self._unnoticed
+        if not self._unnoticed:
+            self.client.accepted_at = time.monotonic()
         connection.opened = {"op": "accepted", "listener": self.number}
         self.client.channels[connection.number] = connection
         self.client.send(wire.pack_json(wire.OPEN, connection.number, connection.opened))

@@ -35,7 +35,7 @@ async def model_route(
     """
     async with (
         ModelEndpoint(upstream, account, web=web) as endpoint,
-        sandbox.ports.reverse(0, "127.0.0.1", endpoint.port) as address,
+        sandbox.ports.reverse(0, "127.0.0.1", endpoint.port, passive=True) as address,
     ):
         endpoint.port_inside = address.port
         yield endpoint.environment("127.0.0.1", address.port)

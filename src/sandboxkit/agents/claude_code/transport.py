@@ -27,6 +27,7 @@ from sandboxkit.agents.claude_code.environment import cli_environment
 from sandboxkit.agents.claude_code.model import model_route, upstream_for
 from sandboxkit.agents.claude_code.place import find_place
 from sandboxkit.agents.claude_code.resume import bring_conversation
+from sandboxkit.agents.claude_code.turns import Turns
 from sandboxkit.channel.process import PIPE
 from sandboxkit.concurrency import cancel_and_wait, run_to_end
 from sandboxkit.errors import ExecStartError, SandboxError
@@ -106,6 +107,7 @@ class SandboxTransport(Transport):
         self._write_lock = anyio.Lock()
         self._input_open = False
         self._ready = False
+        self._turns = Turns(sandbox)
         self._exit_error: Exception | None = None
 
     @property
@@ -161,6 +163,7 @@ class SandboxTransport(Transport):
             env=cli_environment(options, config_dir=place.config_dir, cwd=place.cwd, model=model),
             stdin=PIPE,
             user=options.user,
+            passive=True,
         )
 
     def _as_sdk_error(self, error: BaseException) -> Exception | None:
@@ -214,6 +217,7 @@ class SandboxTransport(Transport):
                 raise CLIConnectionError(
                     f"Cannot write to process that exited with error: {self._exit_error}"
                 ) from self._exit_error
+            self._turns.said(data)
             try:
                 await process.stdin.write(data.encode())
             except SandboxError as error:
@@ -252,6 +256,7 @@ class SandboxTransport(Transport):
                     lines.check_size(len(line), self._limit)
                     message = lines.parse(line)
                     if message is not None:
+                        self._turns.heard(message)
                         yield self._as_seen_from_host(message)
                 lines.check_size(parts.pending, self._limit)
             # What was cut off in the middle cannot be mended; an end without "\n" can.
@@ -321,6 +326,7 @@ class SandboxTransport(Transport):
 
     async def _close(self) -> None:
         self._ready = self._input_open = False
+        self._turns.end()
         process, self._process = self._process, None
         try:
             if process is not None:

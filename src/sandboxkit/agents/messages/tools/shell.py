@@ -76,7 +76,8 @@ class Shell:
             sandbox: Where.
             limit: Bytes of output to keep of each command.
         """
-        return cls(await sandbox.spawn(["/bin/sh", "-c", _START], stdin=PIPE), limit)
+        start = sandbox.spawn(["/bin/sh", "-c", _START], stdin=PIPE, passive=True)
+        return cls(await start, limit)
 
     @property
     def ended(self) -> bool:
