@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from sandboxkit.channel.activity import Activity
 from sandboxkit.channel.client import GuestClient
@@ -56,9 +56,13 @@ class Sandbox:
         activity: What keeps it from being idle.
         network: Its network: the policy, which can be changed, and what it has asked for.
         ended: Set when this host has nothing more to do with it: destroyed, or let go of.
+        is_shared: Whether others work in the same machine, who can see the command lines in it.
     """
 
+    is_shared: ClassVar[bool] = False
+
     def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._provider = parts.provider
         self._handle = parts.handle
         self._channel = channel = parts.channel
@@ -244,7 +248,7 @@ class Sandbox:
             InvalidSpecError: An argument is not possible.
             SandboxError: The sandbox, or the connection, was lost; no exit code is invented.
         """
-        request = request_for(argv, cwd=cwd, env=self.network.added_to(env), user=user)
+        request = request_for(argv, cwd=cwd, env=self.network.added_to(env), user=self._who(user))
         check_run(stdin, timeout_s, max_output_bytes)
         channel = self._open_channel()
         run = channel.execute if isinstance(channel, Fallback) else partial(execute, channel)
@@ -289,7 +293,7 @@ class Sandbox:
             ExecStartError: It could not be started.
             UnsupportedError: The image has no Python, and so no guest.
         """
-        request = request_for(argv, cwd=cwd, env=self.network.added_to(env), user=user)
+        request = request_for(argv, cwd=cwd, env=self.network.added_to(env), user=self._who(user))
         if stdin not in (None, PIPE):
             raise InvalidSpecError("stdin must be PIPE or None; exec() takes bytes")
         size = TERMINAL if pty is True else pty
@@ -464,6 +468,10 @@ class Sandbox:
                 await self._provider.aclose()
         finally:
             self.ended.set()
+
+    def _who(self, user: str | None) -> str | None:
+        """Who a command runs as, where the caller has named this user, or none."""
+        return user
 
     def _open_channel(self) -> GuestClient | Fallback:
         if self._closed:

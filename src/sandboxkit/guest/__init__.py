@@ -31,6 +31,8 @@ _MODULES: Final = (
     "tunnels",
     "vitals",
     "activity",
+    "places",
+    "users",
     "server",
     "boot",
 )

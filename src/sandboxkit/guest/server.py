@@ -16,6 +16,7 @@ from .process import FileOperation, Program
 from .spawn import StartError, code_of, find_user
 from .starter import Starters
 from .tunnels import Connection, Listener
+from .users import OwnUser, Users
 from .vitals import vitals
 from .workers import Workers
 
@@ -44,6 +45,7 @@ class Server:
         self._detached: Dict[str, Program] = {}
         self._starters = Starters(loop)
         self._workers = Workers(loop)
+        self._users = Users()
         self._settings: Dict[str, Any] = {}
         self._started = self._ticked = time.monotonic()
         self._activity = Activity(self._busy, lambda: self._settings.get("idle_timeout_s"))
@@ -169,6 +171,7 @@ class Server:
             "workdir": self._settings["workdir"],
             "separate": os.getuid() != self._settings["uid"],
             "left_s": self._left_s(),
+            "root": os.getuid() == 0,
             "channels": {str(c.number): c.progress() for c in client.channels.values()},
         }
 
@@ -255,10 +258,15 @@ class Server:
 
     def _complete(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """What the request leaves open comes from the settings."""
-        settings = self._settings
+        own = self._users.settings(request.get("user")) or {}
+        settings = {**self._settings, **own}
         complete = {"home": settings["home"], **request}
         complete["cwd"] = os.path.join(settings["workdir"], request.get("cwd") or "")
-        complete["env"] = {**settings.get("env", {}), **request.get("env", {})}
+        complete["env"] = {
+            **self._settings.get("env", {}),
+            **own.get("env", {}),
+            **request.get("env", {}),
+        }
         complete["user"] = request.get("user") or str(settings["uid"])
         for name in ("path", "target"):
             if name in request:
@@ -275,6 +283,8 @@ class Server:
             return Connection(client, number, self.loop, request)
         if kind == "listen":
             return Listener(client, number, self.loop, request)
+        if kind == "user":
+            return OwnUser(client, number, self.loop, self._users, request)
         if kind == "adopt":
             return self._adopt(client, number, request)
         if kind == "hold":

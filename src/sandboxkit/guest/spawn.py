@@ -12,6 +12,8 @@ import sys
 import termios
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
+from .loop import read_some
+
 MARKER = "SANDBOXKIT_PROCESS"  # in the environment of all that a channel starts
 
 _ENDING = {signal.SIGTERM, signal.SIGINT}
@@ -45,10 +47,15 @@ class User(NamedTuple):
     groups: List[int]
     name: str
     home: str
+    umask: int = 0o022
+    processes: Optional[int] = None  # how many it may have, where that is limited
 
     @property
     def is_me(self) -> bool:
         return self.uid == os.getuid()
+
+
+OWN: Dict[str, User] = {}  # those that the guest has made, by the key of a request
 
 
 def find_user(wanted: Optional[str], fallback_home: str) -> User:
@@ -57,6 +64,9 @@ def find_user(wanted: Optional[str], fallback_home: str) -> User:
     Raises:
         StartError: There is no such user, or the guest may not become it.
     """
+    own = OWN.get(wanted or "")
+    if own is not None:
+        return own
     key = (wanted, fallback_home, _changed("/etc/passwd"), _changed("/etc/group"))
     if key not in _users:
         if len(_users) >= _MAX_USERS:
@@ -138,15 +148,19 @@ def program(user: User, streams: Streams, argv: List[str], env: Dict[str, str], 
     Raises:
         StartError: It could not be started.
     """
-    options: Dict[str, Any] = {}
-    if sys.version_info >= (3, 9):
-        options["umask"] = 0o022
+    options: Dict[str, Any] = {"cwd": cwd}
+    own = user.processes is not None
+    # The directory of a user of ours is one that root cannot enter; the pipe tells why.
+    why, told = os.pipe2(os.O_CLOEXEC) if own else (-1, -1)
+    if sys.version_info >= (3, 9) and not own:
+        options["umask"] = user.umask
         if not user.is_me:
             options.update(user=user.uid, group=user.gid, extra_groups=user.groups)
         if streams.tty:
             options["preexec_fn"] = _take_terminal
     else:
-        options["preexec_fn"] = lambda: (_become(user), streams.tty and _take_terminal())
+        options = {"cwd": None if own else cwd}
+        options["preexec_fn"] = lambda: _prepare(user, streams.tty, cwd if own else None, told)
     try:
         with _sacrifice:
             started = subprocess.Popen(
@@ -155,7 +169,6 @@ def program(user: User, streams: Streams, argv: List[str], env: Dict[str, str], 
                 stdout=streams.stdout,
                 stderr=streams.stderr,
                 env=env,
-                cwd=cwd,
                 start_new_session=True,
                 close_fds=False,  # all of ours close by themselves on exec
                 **options,
@@ -163,9 +176,37 @@ def program(user: User, streams: Streams, argv: List[str], env: Dict[str, str], 
     except OSError as error:
         raise explained(error, argv[0], cwd) from error
     except subprocess.SubprocessError as error:
+        number = _said(why)
+        if number:
+            raise explained(OSError(number, os.strerror(number), cwd), argv[0], cwd) from error
         raise StartError("failed", "cannot start %s: %s" % (argv[0], error)) from error
+    finally:
+        for fd in (why, told) if own else ():
+            os.close(fd)
     started.returncode = 0  # ours to reap, not Popen's
     return started.pid
+
+
+def _said(why: int) -> int:
+    if why == -1:
+        return 0
+    os.set_blocking(why, False)
+    return int(read_some(why, 16) or 0)
+
+
+def _prepare(user: User, tty: bool, cwd: Optional[str], told: int) -> None:
+    """In the child, what Popen cannot do, or not in this order."""
+    os.umask(user.umask)
+    _limit(user)
+    _become(user)
+    if cwd is not None:
+        try:
+            os.chdir(cwd)
+        except OSError as error:
+            os.write(told, b"%d" % (error.errno or 0))
+            raise
+    if tty:
+        _take_terminal()
 
 
 def explained(error: OSError, name: str, cwd: str) -> StartError:
@@ -185,6 +226,18 @@ def code_of(error: BaseException) -> str:
 
 def _take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _limit(user: User) -> None:
+    if user.processes is None:
+        return
+    try:
+        import resource
+    except ImportError:  # the smallest Pythons are without it
+        return
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    most = user.processes if hard == resource.RLIM_INFINITY else min(hard, user.processes)
+    resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
 
 
 def _become(user: User) -> None:
@@ -240,7 +293,8 @@ def _run(user: User, connection: int, body: Callable[[], None]) -> None:
                     os.close(int(name))
                 except OSError:
                     continue
-        os.umask(0o022)
+        os.umask(user.umask)
+        _limit(user)
         _become(user)
         body()
         os._exit(0)

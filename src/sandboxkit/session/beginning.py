@@ -15,6 +15,7 @@ from sandboxkit.ownership import for_session
 from sandboxkit.pool.pool import Pool
 from sandboxkit.providers.base import SandboxProvider
 from sandboxkit.sandbox import Sandbox
+from sandboxkit.session.sharing import SharedSandbox
 from sandboxkit.spec import SandboxSpec
 
 if TYPE_CHECKING:
@@ -49,13 +50,21 @@ class Wanted:
     on_progress: Listener | None
     wait_s: float
     fork: bool = False
+    sandbox: Sandbox | None = None
+    shared_folders: Sequence[str] = ()
 
     def check(self, *, resume: bool) -> None:
         """Refuse what contradicts itself.
 
         Raises:
             InvalidSpecError: It does.
+            UnsupportedError: The sandbox that is to be shared cannot be.
         """
+        if self.sandbox is not None:
+            self._check_shared(self.sandbox)
+            return
+        if self.shared_folders:
+            raise InvalidSpecError("shared_folders are for sessions in one sandbox: give sandbox=")
         if isinstance(self.provider, Sandbox):
             if self.spec is not None or self.spec_fields or self.secrets or self.gateway:
                 raise InvalidSpecError(
@@ -80,6 +89,28 @@ class Wanted:
             raise InvalidSpecError("name a provider; only a session out of a store has one")
         if self.workspace is not None and self.store is None:
             raise InvalidSpecError("workspace says what a store keeps: give a store as well")
+
+    def _check_shared(self, sandbox: Sandbox) -> None:
+        there = sandbox.info.provider
+        names = isinstance(self.provider, str | SandboxProvider)
+        if self.provider is not None and not (names and _name_of(self.provider) == there):
+            raise InvalidSpecError(
+                f"sandbox: this one is on {there!r}, and so the provider is {there!r} or left out, "
+                f"not {self.provider!r}"
+            )
+        given = self.spec_fields.keys() - {"user"}
+        if self.spec is not None or given or self.secrets or self.gateway:
+            raise InvalidSpecError(
+                "a sandbox was given, which is as it is: with sandbox= a session takes user= and "
+                "shared_folders=, but no spec, no other field of one"
+                + (f" ({', '.join(sorted(given))})" if given else "")
+                + ", no secrets and no gateway"
+            )
+        if self.store is not None or self.workspace is not None:
+            raise InvalidSpecError(
+                "a session with a store makes its own sandbox, whose files are the session's"
+            )
+        SharedSandbox.check(sandbox, self.spec_fields.get("user"), self.shared_folders)
 
     async def keeping(self, session_id: str, *, resume: bool) -> Keeping | None:
         """What keeps the session, not opened yet; None where it is not kept.
@@ -112,6 +143,11 @@ class Wanted:
         self, agent: Agent, keeping: Keeping | None, session_id: str, *, resume: bool
     ) -> tuple[Sandbox, Agent, float]:
         """The sandbox, the agent to start in it, and when the machine was asked for."""
+        if self.sandbox is not None:
+            began = time.monotonic()
+            user, folders = self.spec_fields.get("user"), self.shared_folders
+            place = await SharedSandbox.join(self.sandbox, user=user, shared_folders=folders)
+            return place, agent, began
         if isinstance(self.provider, Sandbox):
             return self.provider, agent, time.monotonic()
         if isinstance(self.provider, Pool):

@@ -73,7 +73,7 @@ class Session:
             is taken that has room and answers; or a `Sandbox` of the caller's, which has
             what the agent needs and is not destroyed at the end; or a `Pool` that was made
             for this agent, of which a machine is claimed (and destroyed at the end). None is
-            the backend that a session out of a store was on.
+            the backend that a session out of a store was on, or that of `sandbox`.
         agent: The agent, by name or as an object such as `ClaudeCode(options)`. None is
             `claude-code`; for a session out of a store, the one that it had.
         spec: What the sandbox shall be.
@@ -95,20 +95,28 @@ class Session:
             is known.
         secrets: Values that the sandbox never has; as for `Sandbox.create`.
         gateway: How the gateway reaches the world; likewise.
+        sandbox: A sandbox of the caller's, to be shared with other sessions: the agent gets a
+            Unix user, a home, a work directory and a configuration of its own, which no other
+            agent in it can enter. They end with the session; the sandbox does not. It must
+            have what the agent needs, and the backend must let its guest be root.
+        shared_folders: For `sandbox`: folders, such as `/shared/board`, that the agents of those
+            sessions can read and write that name them. They are made, and stay.
         **spec_fields: Single fields of the spec, as for `Sandbox.create`. For a machine of a
-            `Pool`, these are `env` and `network`.
+            `Pool`, these are `env` and `network`; with `sandbox`, `user`: the name of the agent's
+            own user, which none is made up for then.
 
     Attributes:
         create_s: Seconds that the creation of the sandbox took; 0 for one of the caller's.
         close_s: Seconds that the closing took; 0 before it.
 
     Raises:
-        InvalidSpecError: An id is not a UUID.
+        InvalidSpecError: An id is not a UUID, or what is given contradicts itself.
+        UnsupportedError: `sandbox` cannot be shared.
     """
 
     def __init__(
         self,
-        provider: OneProvider | Sequence[OneProvider] | Sandbox | Pool | None,
+        provider: OneProvider | Sequence[OneProvider] | Sandbox | Pool | None = None,
         *,
         agent: str | Agent | None = None,
         spec: SandboxSpec | None = None,
@@ -124,6 +132,8 @@ class Session:
         machine_price: MachinePrice | None = None,
         secrets: Sequence[Secret] = (),
         gateway: Gateway | None = None,
+        sandbox: Sandbox | None = None,
+        shared_folders: Sequence[str] = (),
         **spec_fields: Any,
     ) -> None:
         if id is not None and resume is not None:
@@ -139,6 +149,8 @@ class Session:
             workspace=workspace,
             on_progress=on_progress,
             wait_s=wait_s,
+            sandbox=sandbox,
+            shared_folders=shared_folders,
         )
         self._wanted.check(resume=resume is not None)
         self._keeping: Keeping | None = None
