@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import pytest
 
-from sandboxkit.errors import SandboxError
+from sandboxkit.errors import ProviderUnavailableError, SandboxError
 from tests.blocking import watch
 from tests.emulators.fixtures import daytona, e2b, modal
 from tests.leaks import child_processes, claim, left_behind, things_on
@@ -36,7 +36,8 @@ def pytest_configure() -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Where pytest-xdist shares the tests out, the engine is brought up once, by who does."""
     if session.config.getoption("numprocesses", None):
-        bring_engine_up(session.config)
+        with contextlib.suppress(pytest.exit.Exception):  # each test that needs one will say why
+            bring_engine_up(session.config)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -62,7 +63,7 @@ def cloud_of(item: pytest.Item) -> str | None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Bring the engine up before the first test, whose time-out this is no part of."""
     wanted = any("engine" in getattr(item, "fixturenames", ()) for item in session.items)
-    if wanted and not session.config.option.collectonly:
+    if wanted and not session.config.option.collectonly and not is_worker(session.config):
         bring_engine_up(session.config)
 
 
@@ -107,8 +108,15 @@ def bring_engine_up(config: pytest.Config) -> RunningEngine:
         try:
             config.stash[ENGINE] = run_apart(lambda: find_or_start(tell))
         except SandboxError as error:
+            if is_worker(config):
+                pytest.fail(str(error), pytrace=False)
             pytest.exit(str(error), 1)
     return config.stash[ENGINE]
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this process is one of those among which pytest-xdist shares the tests out."""
+    return hasattr(config, "workerinput")
 
 
 async def find_or_start(tell: Callable[[str], None]) -> RunningEngine:
@@ -118,7 +126,9 @@ async def find_or_start(tell: Callable[[str], None]) -> RunningEngine:
     from sandboxkit.providers.docker.images import Images
 
     if os.environ.get(BRING_UP_VARIABLE) == "0" and await find_engine() is None:
-        pytest.exit(f"No Docker engine answers, and {BRING_UP_VARIABLE}=0 is set.", 1)
+        raise ProviderUnavailableError(
+            f"No Docker engine answers, and {BRING_UP_VARIABLE}=0 is set."
+        )
     running = await bring_up(progress=tell)
     api = Engine(running.host)
     with contextlib.suppress(SandboxError):  # the tests that need it will say why
