@@ -21,7 +21,7 @@ CLOUDS = ("e2b", "modal", "daytona")  # tests/live has a file for each
 BACKENDS = ("docker", *CLOUDS)
 QUICK = "not slow and not live and not clouds"
 # Most tests wait for the engine most of the time. `-- -n 0` runs them in one process.
-SHARED = ("-n", "4", "--dist", "loadfile")
+SHARED = ("-n", "4", "--dist", "loadfile", "--no-loadscope-reorder")
 MOST_LINES = {"src/sandboxkit/providers": 400, "src": 500}  # the first that fits counts
 
 SMOKE = """

@@ -25,6 +25,7 @@ __all__ = ["daytona", "e2b", "modal"]  # fixtures
 
 BRING_UP_VARIABLE = "SANDBOXKIT_TESTS_BRING_UP"  # `0` forbids to install or start anything
 CLOUDS = ("e2b", "modal", "daytona")  # fixtures, and parameters of `backend` and `cloud`
+LONGEST = ("tests/plugin/", "tests/conformance/")
 ENGINE: pytest.StashKey[RunningEngine] = pytest.StashKey()
 
 
@@ -42,12 +43,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What needs an emulated cloud is a session of its own, and one worker's for each cloud."""
+    """What needs an emulated cloud is a session of its own, and one worker's for each cloud.
+
+    The longest files begin first: what begins last is what a run among several waits for.
+    """
     for item in items:
         if cloud := cloud_of(item):
             item.add_marker("clouds")
             if config.pluginmanager.hasplugin("xdist"):
                 item.add_marker(pytest.mark.xdist_group(cloud))
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 def cloud_of(item: pytest.Item) -> str | None:

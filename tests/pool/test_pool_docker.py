@@ -70,10 +70,10 @@ async def test_a_hundred_claims_at_once_on_ten_machines() -> None:
 
 
 async def test_the_time_of_an_owner_begins_with_the_claim() -> None:
-    async with sk.Pool("docker", size=1, lifetime_s=1.5, idle_timeout_s=30) as pool:
+    async with sk.Pool("docker", size=1, lifetime_s=4, idle_timeout_s=30) as pool:
         await pool.filled()
         [waiting] = await living()
-        await asyncio.sleep(2)  # longer than its whole life
+        await asyncio.sleep(5)  # longer than its whole life
         async with pool.claim() as sandbox:
             assert sandbox.id == waiting
             assert (await sandbox.exec(["true"])).exit_code == 0
@@ -84,13 +84,13 @@ async def test_the_time_of_an_owner_begins_with_the_claim() -> None:
 
 
 async def test_the_idle_time_of_an_owner_begins_with_the_claim() -> None:
-    async with sk.Pool("docker", size=1, idle_timeout_s=1) as pool:
+    async with sk.Pool("docker", size=1, idle_timeout_s=3) as pool:
         await pool.filled()
         [waiting] = await living()
-        await asyncio.sleep(2)
+        await asyncio.sleep(4)  # longer than it may be idle
         async with pool.claim() as sandbox:
             assert sandbox.id == waiting
-            assert (await sandbox.exec(["sleep", "2"])).exit_code == 0
+            assert (await sandbox.exec(["sleep", "4"])).exit_code == 0
             async with asyncio.timeout(30):
                 while sandbox.id in await living():
                     await asyncio.sleep(0.1)

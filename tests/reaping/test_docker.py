@@ -100,7 +100,7 @@ async def test_killed_in_use(provider: DockerProvider) -> None:
 
 async def test_paused_by_a_host_that_was_killed(provider: DockerProvider) -> None:
     host = await start(
-        "box = await sk.Sandbox.create('docker', lease_s=2); await box.pause(); "
+        "box = await sk.Sandbox.create('docker', lease_s=60); await box.pause(); "
         "print(box.id, flush=True); await asyncio.sleep(600)"
     )
     assert host.stdout is not None

@@ -24,6 +24,7 @@ from sandboxkit.errors import InvalidSpecError, StoreError, UnsupportedError
 from sandboxkit.gateway.secrets import Secret
 from sandboxkit.providers.base import Capabilities
 from sandboxkit.sandbox import Sandbox
+from sandboxkit.providers.docker import DockerProvider
 from sandboxkit.session import Session
 from sandboxkit.store import Store, Workspace
 from sandboxkit.store.blobs import path_of
@@ -360,8 +361,8 @@ async def main():
     url, model, every = sys.argv[1:]
     mine = Messages(model_url=model, api_key="the-real-key")
     rules = Workspace(every_s=float(every) or None)
-    async with Session("docker", agent=mine, store=url, workspace=rules, lease_s=2) as session:
-        print(session.id, flush=True)
+    async with Session("docker", agent=mine, store=url, workspace=rules) as session:
+        print(session.id, session.sandbox.id, flush=True)
         n = 0
         while True:
             await session.run(f"prompt {n}")
@@ -389,7 +390,7 @@ async def test_a_host_that_is_killed(engine: str, url: str, tmp_path: Path, ever
             env={**os.environ, **files, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         assert child.stdout is not None
-        session_id = (await child.stdout.readline()).decode().strip()
+        session_id, sandbox_id = (await child.stdout.readline()).decode().split()
         last = -1
         while last < 4:
             last = int(await child.stdout.readline())
@@ -407,3 +408,6 @@ async def test_a_host_that_is_killed(engine: str, url: str, tmp_path: Path, ever
                     assert (await session.sandbox.sh("sha256sum -c sum")).exit_code == 0
                 elif "data" in {info.name for info in await session.sandbox.files.list()}:
                     assert (await session.sandbox.files.stat("data")).size <= 300_000
+    provider = DockerProvider()
+    await provider.destroy(sandbox_id)  # its lease still runs
+    await provider.aclose()
