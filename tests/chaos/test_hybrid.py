@@ -1,0 +1,115 @@
+"""Hybrid sessions survive whatever befalls them: their words, their files, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from docker.errors import APIError
+
+from sandboxkit.providers.docker import DockerProvider
+from sandboxkit.spec import OWNER_LABEL
+from tests.chaos.hybrid import Chaos, Tally, nothing_is_left
+from tests.leaks import OWNER
+from tests.private_engine import private_engine
+
+pytestmark = [pytest.mark.usefixtures("engine"), pytest.mark.timeout(900)]
+
+Remove = Callable[[Sequence[str]], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def _own_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANDBOXKIT_JOURNAL", str(tmp_path / "state" / "journal.db"))
+
+
+def remover(host: str) -> Remove:
+    """As `docker rm -f` would."""
+
+    def remove(ids: Sequence[str]) -> None:
+        api: Any = docker.APIClient(base_url=host)
+        try:
+            for each in ids:
+                api.remove_container(each, force=True)
+        except APIError:  # it has ended meanwhile
+            pass
+        finally:
+            api.close()
+
+    return lambda ids: asyncio.to_thread(remove, ids)
+
+
+async def living(host: str) -> set[str]:
+    provider = DockerProvider(host=host)
+    try:
+        return {info.id async for info in provider.list({OWNER_LABEL: OWNER})}
+    finally:
+        await provider.aclose()
+
+
+async def rounds(
+    host: str, directory: Path, *, batches: int, sessions: int, faults: int, agents: Sequence[str]
+) -> Tally:
+    tally = Tally()
+    for seed in range(batches):
+        chaos = Chaos(
+            "docker",
+            agent=agents[seed % len(agents)],
+            directory=directory / f"batch-{seed}",
+            sessions=sessions,
+            seed=seed,
+            delete=remover(host),
+        )
+        await chaos.run(faults, tally)
+    print(tally)
+    return tally
+
+
+async def test_six_sessions(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents = ["messages"]
+    await rounds(engine, tmp_path, batches=2, sessions=3, faults=6, agents=agents)
+    await nothing_is_left("docker", lambda: living(engine), monkeypatch)
+
+
+@pytest.mark.slow
+async def test_a_hundred_sessions(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents = ["messages", "messages", "messages", "claude-code"]
+    tally = await rounds(engine, tmp_path, batches=20, sessions=5, faults=8, agents=agents)
+    assert tally.sessions == 100
+    assert tally.resumed > 50
+    await nothing_is_left("docker", lambda: living(engine), monkeypatch)
+
+
+@pytest.mark.slow
+async def test_an_engine_that_is_restarted(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with private_engine(engine) as daemon:
+        host = daemon.paths.host
+
+        async def restart() -> None:
+            await daemon.stop()
+            await daemon.start(deadline_s=60)
+
+        tally = Tally()
+        chaos = Chaos(
+            host,
+            directory=tmp_path / "batch",
+            sessions=5,
+            seed=1,
+            delete=remover(host),
+            more={"restart": restart, "restarted": restart},
+        )
+        await chaos.run(10, tally)
+        print(tally)
+        provider = DockerProvider(host=host)
+        await nothing_is_left(provider, lambda: living(host), monkeypatch)
+        await provider.aclose()
