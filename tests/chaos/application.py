@@ -66,6 +66,7 @@ class Record:
             self.entries = [json.loads(line) for line in path.read_text().splitlines()]
 
     def add(self, **entry: object) -> None:
+        entry["at"] = round(time.monotonic(), 1)
         self.entries.append(entry)
         with self._path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
@@ -158,5 +159,6 @@ class Application:
 
 
 if __name__ == "__main__":
+    import faulthandler, signal; faulthandler.register(signal.SIGUSR1); faulthandler.dump_traceback_later(80, repeat=True)
     time.time = lambda: real_time() + moved[0]
     asyncio.run(Application(Order(**json.loads(sys.argv[1]))).main())

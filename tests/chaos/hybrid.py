@@ -125,7 +125,7 @@ class Chaos:
                 if self._ended():
                     break
                 kind = self._chance.choice(list(self._faults))
-                await self._faults[kind]()
+                print(kind, time.monotonic()); await self._faults[kind](); print("done", time.monotonic())
                 tally.faults[kind] += 1
                 if self._ended():
                     await self._start()
@@ -231,7 +231,7 @@ class Chaos:
         records = [Record(self._directory / name) for name in self._order.sessions]
         last = [made[-1] for record in records if (made := record.all("sandbox"))]
         if last:
-            await self._delete([self._chance.choice(last)])
+            one = self._chance.choice(last); print(one); await self._delete([one])
 
 
 async def nothing_is_left(

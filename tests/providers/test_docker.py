@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from typing import Any
 
 import anyio
@@ -247,7 +248,16 @@ async def test_destroy_twice_at_once_and_after_a_removal_by_others(
     await gone.destroy()
 
 
-async def test_a_dead_container_says_why(provider: DockerProvider, make_spec: MakeSpec) -> None:
+@pytest.mark.parametrize("moved_s", [0.0, 30 * 86_400.0, -30 * 86_400.0])
+async def test_a_dead_container_says_why(
+    provider: DockerProvider,
+    make_spec: MakeSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    moved_s: float,
+) -> None:
+    """Whatever the clock of this machine says."""
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + moved_s)
     handle = await provider.create(make_spec())
     other = await provider.attach(handle.info.id)
     await other.destroy()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-import time
 from datetime import datetime
 from functools import partial
 from pathlib import PurePosixPath
@@ -161,10 +160,12 @@ class Artifacts:
         """Remove what a process that died had begun to fill: nothing is published now."""
         wanted = {"label": f"{FILL_LABEL}={purpose}"}
         listed = await self._engine.call("artifact.sweep", lambda api: api.volumes(filters=wanted))
-        for volume in listed.get("Volumes") or ():
+        found = listed.get("Volumes") or ()
+        now = (await self._engine.clock()).timestamp() if found else 0.0
+        for volume in found:
             name: str = volume["Name"]
             made = datetime.fromisoformat(volume["CreatedAt"]).timestamp()
-            if time.time() - made > _STALE_S:
+            if now - made > _STALE_S:
                 with contextlib.suppress(SandboxError):
                     await self._engine.call("artifact.sweep", partial(_remove_container, name=name))
                 await self._remove_volume(name)

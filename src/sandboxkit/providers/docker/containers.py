@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import anyio
@@ -101,14 +101,14 @@ async def death_of(engine: Engine, info: SandboxInfo) -> SandboxError:
 
 async def _last_events(engine: Engine, container: str) -> list[Json]:
     """An ended container removes itself at once; the engine's last events remain."""
-    now = int(time.time())
     kinds = {"container": container, "event": ["oom", "die"]}
 
-    def last_events(api: Api) -> list[Json]:
+    def last_events(api: Api, now: int) -> list[Json]:
         return list(api.events(since=now - _EVENTS_S, until=now + 1, filters=kinds, decode=True))
 
     try:
-        return await engine.call("events", last_events)
+        now = int((await engine.clock()).timestamp())
+        return await engine.call("events", partial(last_events, now=now))
     except SandboxError:
         return []
 

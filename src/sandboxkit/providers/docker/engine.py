@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import anyio
@@ -83,6 +84,11 @@ class Engine:
             return await to_thread.run_sync(
                 function, api, abandon_on_cancel=True, limiter=self._threads
             )
+
+    async def clock(self) -> datetime:
+        """The engine's own time: this machine's may be another, or be moved."""
+        said = await self.call("clock", lambda api: api.info())
+        return datetime.fromisoformat(str(said["SystemTime"]))
 
     async def work(
         self,

@@ -172,8 +172,7 @@ class DockerProvider(SandboxProvider):
 
     async def clock(self) -> datetime:
         """The engine's own time."""
-        said = await self._engine.call("clock", lambda api: api.info())
-        return datetime.fromisoformat(str(said["SystemTime"]))
+        return await self._engine.clock()
 
     async def list(self, labels: Mapping[str, str]) -> AsyncIterator[SandboxInfo]:
         """All containers of ours with these labels; see `SandboxProvider.list`."""
