@@ -8,6 +8,7 @@ on by its record and its store. Its standard input takes `cut` and `clock SECOND
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import os
 import random
@@ -30,6 +31,7 @@ from sandboxkit.testing.conformance.wires import WiredProvider
 
 LEASE_S = 2.0
 AGAIN_S = 0.2
+STUCK_S = 240.0
 SHOWN = "tail -n +2 work | sha256sum | cut -c1-64; head -2 work"
 real_time = time.time
 moved = [0.0]
@@ -159,6 +161,6 @@ class Application:
 
 
 if __name__ == "__main__":
-    import faulthandler, signal; faulthandler.register(signal.SIGUSR1); faulthandler.dump_traceback_later(80, repeat=True)
+    faulthandler.dump_traceback_later(STUCK_S, exit=True)
     time.time = lambda: real_time() + moved[0]
     asyncio.run(Application(Order(**json.loads(sys.argv[1]))).main())

@@ -49,7 +49,7 @@ def answer(request: ModelRequest) -> Reply:
     """Some work on the files, and then a text of which there is no other."""
     _, token = conversation(request)[-1]
     if request.tool_results:
-        return Reply([say(f"answer {token};")])
+        return Reply([say(f"answer {token};")], pause_s=0.05)
     name = next(tool for tool in request.tools if tool.lower() == "bash")
     command = WORK.format(number=token.partition("-")[2])
     return Reply([call(name, command=command)])
@@ -93,7 +93,7 @@ class Chaos:
         agent: str = "messages",
         directory: Path,
         sessions: int,
-        prompts: int = 4,
+        prompts: int = 6,
         seed: int,
         delete: Callable[[Sequence[str]], Awaitable[None]],
         more: Mapping[str, Fault] | None = None,
@@ -104,6 +104,7 @@ class Chaos:
         self._directory = directory
         self._chance = random.Random(seed)
         self._delete = delete
+        self._story: list[str] = []
         self._mark = f"SANDBOXKIT_CHAOS={secrets.token_hex(8)}"
         self._host: asyncio.subprocess.Process | None = None
         self._faults: dict[str, Fault] = {
@@ -121,11 +122,12 @@ class Chaos:
             self._order = Order(**order)
             await self._start()
             for _ in range(faults):
-                await asyncio.sleep(self._chance.uniform(0.05, 2.0))
+                await asyncio.sleep(self._chance.uniform(0.05, 1.5))
                 if self._ended():
                     break
                 kind = self._chance.choice(list(self._faults))
-                print(kind, time.monotonic()); await self._faults[kind](); print("done", time.monotonic())
+                self._story.append(f"{time.monotonic():.1f} {kind}")
+                await self._faults[kind]()
                 tally.faults[kind] += 1
                 if self._ended():
                     await self._start()
@@ -143,13 +145,11 @@ class Chaos:
         """The last request of the session holds all that was acknowledged, each once."""
         record = Record(self._directory / name)
         tokens = [f"{name}-{number}" for number in record.all("acknowledged")]
-        last = ("answer", tokens[-1])  # which the request came before
+        seen = [*seen, ("answer", tokens[-1])]  # which the request came before
         wanted = [(kind, token) for token in tokens for kind in ("prompt", "answer")]
-        story = "\n".join(map(str, record.entries))
-        doubled = [one for one, count in Counter([*seen, last]).items() if count > 1]
-        assert not doubled, f"{doubled} twice in {seen}\n{story}"
-        found = [one for one in [*seen, last] if one in wanted]
-        assert found == wanted, f"{seen}\n{story}"
+        doubled = [one for one, count in Counter(seen).items() if count > 1]
+        assert not doubled, f"{doubled} twice in {seen}\n{self._told()}"
+        assert [one for one in seen if one in wanted] == wanted, f"{seen}\n{self._told()}"
         tally.sessions += 1
         tally.acknowledged += len(tokens)
         tally.resumed += len(record.all("sandbox")) - 1
@@ -167,7 +167,8 @@ class Chaos:
             env=environment,
         )
         assert self._host.stdout is not None
-        assert await self._host.stdout.readline() == b"ready\n"
+        said = await self._host.stdout.readline()
+        assert said == b"ready\n", said
 
     def _ended(self) -> bool:
         return self._host is None or self._host.returncode is not None
@@ -181,9 +182,12 @@ class Chaos:
             self._host.kill()
             await self._host.wait()
             code = -1
-        assert code == 0, "\n\n".join(
-            f"{path.name}: {path.read_text()[-3000:]}" for path in self._directory.glob("s[0-9]*")
-        )
+        assert code == 0, self._told()
+
+    def _told(self) -> str:
+        """What has happened to whom, and when."""
+        told = [f"{path.name}: {path.read_text()}" for path in self._directory.glob("s[0-9]*")]
+        return "\n".join([*self._story, *told])
 
     def _processes(self) -> list[str]:
         """All that the application, in any of its lives, has left running."""
@@ -231,7 +235,7 @@ class Chaos:
         records = [Record(self._directory / name) for name in self._order.sessions]
         last = [made[-1] for record in records if (made := record.all("sandbox"))]
         if last:
-            one = self._chance.choice(last); print(one); await self._delete([one])
+            await self._delete([self._chance.choice(last)])
 
 
 async def nothing_is_left(

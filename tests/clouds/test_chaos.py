@@ -1,0 +1,67 @@
+"""Hybrid sessions on each cloud: killed hosts, cut lines, outages, sandboxes that are gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.hybrid import Chaos, Fault, Tally, nothing_is_left
+from tests.clouds.test_creating import name_of
+from tests.emulators import faults
+from tests.emulators.emulator import Emulator
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+CREATES = 2  # that an outage refuses
+
+
+async def chaos(
+    cloud: Emulator, directory: Path, patch: pytest.MonkeyPatch, agent: str, batches: int
+) -> None:
+    patch.setenv("SANDBOXKIT_JOURNAL", str(directory / "state" / "journal.db"))
+
+    async def delete(ids: Sequence[str]) -> None:
+        for each in ids:
+            with contextlib.suppress(Exception):  # it has ended meanwhile
+                await asyncio.to_thread(cloud.end_now, each)
+
+    async def outage() -> None:
+        cloud.faults.add(faults.Fault("create", "refuse", times=CREATES))
+
+    async def all_gone() -> None:
+        await delete(sorted(cloud.sandboxes()))
+
+    async def alive() -> set[str]:
+        return cloud.sandboxes()
+
+    more: dict[str, Fault] = {"outage": outage, "restart": all_gone}
+    tally, name = Tally(), name_of(cloud)
+    for seed in range(batches):
+        one = Chaos(
+            name,
+            agent=agent,
+            directory=directory / f"batch-{seed}",
+            sessions=5 if agent == "messages" else 2,
+            prompts=4,
+            seed=seed,
+            delete=delete,
+            more=more,
+        )
+        await one.run(6, tally)
+    cloud.faults.clear()
+    await nothing_is_left(name, alive, patch)
+    print(name, agent, tally)
+
+
+async def test_messages(cloud: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await chaos(cloud, tmp_path, monkeypatch, "messages", 4)
+
+
+async def test_claude_code(
+    cloud: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await chaos(cloud, tmp_path, monkeypatch, "claude-code", 1)
