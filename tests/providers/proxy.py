@@ -16,12 +16,16 @@ class Proxy:
     Args:
         target: The path of the engine's socket.
         tls: Speak TLS with the client.
+
+    Attributes:
+        stalled: While it is set, nothing passes, and nothing is cut.
     """
 
     def __init__(self, target: str, tls: ssl.SSLContext | None = None) -> None:
         self._target, self._tls = target, tls
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._stopped = threading.Event()
+        self.stalled = threading.Event()
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
 
@@ -57,6 +61,9 @@ class Proxy:
     def _forward(self, client: socket.socket, engine: socket.socket) -> None:
         reading = {client, engine}
         while engine in reading and not self._stopped.is_set():
+            if self.stalled.is_set():
+                self._stopped.wait(0.05)
+                continue
             waiting = client.pending() if isinstance(client, ssl.SSLSocket) else 0
             ready = [client] if waiting else select.select(list(reading), [], [], 0.05)[0]
             for source in ready:
