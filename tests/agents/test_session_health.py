@@ -72,8 +72,8 @@ async def test_a_cli_that_was_killed(sandbox: Sandbox) -> None:
 async def test_a_gateway_that_takes_no_connection(sandbox: Sandbox) -> None:
     model = ScriptedModel([say("First.")])
     async with model, Session(sandbox, agent=claude(model)) as session:
-        (route,) = session._account.routes  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        server = route._server._server  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        (route,) = session._account.routes  # pyright: ignore[reportPrivateUsage]
+        server = route._server._server  # pyright: ignore[reportPrivateUsage]
         assert server
         server.close()
         health = await session.health()
@@ -87,7 +87,7 @@ async def test_a_gateway_that_takes_no_connection(sandbox: Sandbox) -> None:
 async def test_a_tunnel_that_is_not_there(sandbox: Sandbox) -> None:
     model = ScriptedModel([say("First.")])
     async with model, Session(sandbox, agent=claude(model)) as session:
-        (route,) = session._account.routes  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        (route,) = session._account.routes  # pyright: ignore[reportPrivateUsage]
         assert route.port_inside
         assert (await session.health()).ok
         route.port_inside += 1

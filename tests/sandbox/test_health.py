@@ -1,4 +1,4 @@
-"""`Sandbox.health`: what is wrong with a machine or its guest is found, and nothing else is done."""
+"""`Sandbox.health`: what is wrong with a machine or its guest is found; nothing is disturbed."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ async def test_memory_that_is_nearly_full(engine: str) -> None:
 async def test_it_is_no_activity(engine: str) -> None:
     """An idle sandbox that is asked after again and again is idle all the same."""
     async with Sandbox.create("docker", idle_timeout_s=2.0) as sandbox:
-        client = sandbox._client()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        client = sandbox._client()  # pyright: ignore[reportPrivateUsage]
         client.channel({"op": "health"})  # and one that is never closed
         health = await until(sandbox, "guest", "ill")
         assert "idle" in health.guest.reason
