@@ -12,6 +12,7 @@ import typer
 
 import sandboxkit
 from sandboxkit.cli.outcome import finish
+from sandboxkit.cli.sessions_app import StoreFiles, StoreUrl, sessions
 
 app = typer.Typer(
     name="sandboxkit",
@@ -23,6 +24,7 @@ app = typer.Typer(
 
 bench = typer.Typer(help="Measure.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+app.add_typer(sessions, name="sessions")
 
 ProviderName = Annotated[
     str, typer.Option("--provider", "-p", help="The backend.", envvar="SANDBOXKIT_PROVIDER")
@@ -76,9 +78,20 @@ def demo(
 def run(
     prompt: Annotated[str, typer.Argument(help="What the agent shall do.")],
     *,
-    provider: ProviderName = "docker",
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            "--provider",
+            "-p",
+            help="The backend; default: docker, or where the session was.",
+            envvar="SANDBOXKIT_PROVIDER",
+        ),
+    ] = None,
     image: Image = None,
-    network: Network = "none",
+    network: Annotated[
+        str | None,
+        typer.Option(help="'none', or 'open'; default: none, or what the session had."),
+    ] = None,
     allow: Allow = None,
     cpu: Cpu = None,
     memory_gib: MemoryGib = None,
@@ -95,13 +108,23 @@ def run(
         typer.Option(help="A path in the sandbox to fetch; repeatable."),
     ] = None,
     output: Annotated[Path, typer.Option(help="Where downloads go.")] = Path(),
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the session, so that it can go on.")
+    ] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Go on with a session that was kept; see `sessions ls`."),
+    ] = None,
+    store: StoreUrl = None,
+    files: StoreFiles = None,
 ) -> None:
     """Give one prompt to an agent in a fresh sandbox. Needs ANTHROPIC_API_KEY."""
-    from sandboxkit.cli.run import Transfers
+    from sandboxkit.cli.run import Kept, Transfers
     from sandboxkit.cli.run import run as work
     from sandboxkit.cli.spec import policy_from, spec_from
 
-    policy = policy_from(network, allow)
+    policy = policy_from(network or "none", allow) if network or allow else None
+    kept = Kept(store, files, resume) if keep or resume or store or files else None
     spec = spec_from(image=image, network=policy, cpu=cpu, memory_gib=memory_gib)
     transfers = Transfers(upload, tuple(download or ()), output)
     finish(
@@ -112,6 +135,7 @@ def run(
             model=model,
             max_turns=max_turns,
             transfers=transfers,
+            kept=kept,
         )
     )
 
@@ -140,18 +164,14 @@ def execute(
 ) -> None:
     """Run one command in a sandbox; its output and exit code are ours."""
     from sandboxkit.cli.exec import execute as work
-    from sandboxkit.cli.spec import env_from, policy_from, spec_from
+    from sandboxkit.cli.spec import env_from, policy_from, spec_for
 
-    given = {"image": image, "cpu": cpu, "memory_gib": memory_gib}
     policy = policy_from(network, allow)
-    if sandbox_id is not None and (policy != "none" or any(given.values())):
-        message = "a living sandbox is as it is; leave the other options out"
-        raise typer.BadParameter(message, param_hint="--id")
     finish(
         work(
             command,
             provider=provider,
-            spec=spec_from(network=policy, **given),
+            spec=spec_for(sandbox_id, network=policy, image=image, cpu=cpu, memory_gib=memory_gib),
             sandbox_id=sandbox_id,
             cwd=cwd,
             env=env_from(env or ()),
@@ -190,22 +210,19 @@ def serve_mcp(
 ) -> None:
     """Serve a sandbox's tools to an MCP client, over stdin and stdout."""
     from sandboxkit.cli.mcp import serve_mcp as work
-    from sandboxkit.cli.spec import policy_from, spec_from
+    from sandboxkit.cli.spec import policy_from, spec_for
 
-    given = {
-        "image": image,
-        "cpu": cpu,
-        "memory_gib": memory_gib,
-        "lease_s": lease_s,
-        "idle_timeout_s": idle_s,
-    }
-    policy = policy_from(network, allow)
-    if sandbox_id is not None and (policy != "none" or any(given.values())):
-        message = "a living sandbox is as it is; leave the other options out"
-        raise typer.BadParameter(message, param_hint="--id")
+    spec = spec_for(
+        sandbox_id,
+        network=policy_from(network, allow),
+        image=image,
+        cpu=cpu,
+        memory_gib=memory_gib,
+        lease_s=lease_s,
+        idle_timeout_s=idle_s,
+    )
     if share is not None and not share.is_dir():
         raise typer.BadParameter(f"there is no directory {str(share)!r}", param_hint="--share")
-    spec = spec_from(network=policy, **given)
     finish(work(provider=provider, spec=spec, sandbox_id=sandbox_id, share=share))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import anyio
 
 from sandboxkit.agents.registry import agents
 from sandboxkit.cli.outcome import FAILED
+from sandboxkit.cli.sessions import go_on, opened
 from sandboxkit.cli.summary import Phases, print_summary
 from sandboxkit.cli.terminal import complain, make_console, plain, styled
 from sandboxkit.cli.work import give, watched_session
@@ -37,19 +39,44 @@ class Transfers:
     output: Path = Path()
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where the session is kept.
+
+    Attributes:
+        url: The store's database; None is the default one.
+        files: Where its files are; None is beside it.
+        resume: The session that goes on; None begins one.
+    """
+
+    url: str | None = None
+    files: str | None = None
+    resume: str | None = None
+
+
 async def run(
     prompt: str,
     *,
-    provider: str,
+    provider: str | None,
     spec: SandboxSpec,
     model: str | None,
     max_turns: int | None,
     transfers: Transfers,
+    kept: Kept | None = None,
 ) -> int:
     """Run a prompt; the exit code.
 
     On a terminal, all is shown there. Where stdout is something else, it gets the final
     answer alone, and the rest goes to stderr.
+
+    Args:
+        prompt: What the agent shall do.
+        provider: The backend; None is Docker, or the one that a kept session was on.
+        spec: What the sandbox shall be.
+        model: The model; None is the agent's own.
+        max_turns: The most that it is asked.
+        transfers: Files in and out.
+        kept: Where the session is kept; None is nowhere.
     """
     phases = Phases()
     agents.load("claude-code")  # says what to install where its package is missing
@@ -62,7 +89,14 @@ async def run(
     console = make_console(stderr=not on_terminal)
     options = replace(default_options(), model=model, max_turns=max_turns)
     agent = ClaudeCode(options)
-    async with watched_session(console, provider, agent, spec, phases) as session:
+    async with contextlib.AsyncExitStack() as stack:
+        store = None
+        if kept is not None:
+            store = await stack.enter_async_context(opened(kept.url, kept.files))
+        resume = None if kept is None else kept.resume
+        session = await stack.enter_async_context(
+            watched_session(console, provider, agent, spec, phases, store=store, resume=resume)
+        )
         if transfers.upload is not None:
             await _upload(session.sandbox, transfers.upload)
         result = await give(console, session, prompt)
@@ -71,6 +105,8 @@ async def run(
             console.print(styled(f"\n  downloaded {path} to {local}", "cyan"), soft_wrap=True)
     phases.end()
     print_summary(console, result, phases)
+    if kept is not None:
+        console.print(styled(f"\n  {go_on(session.id, kept.url)}", "cyan"), soft_wrap=True)
     if not on_terminal:
         sys.stdout.write(plain(result.text) + "\n")
     if result.is_error:

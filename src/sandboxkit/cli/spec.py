@@ -24,6 +24,21 @@ def spec_from(**options: Any) -> SandboxSpec:
         raise typer.BadParameter(error.message) from None
 
 
+def spec_for(
+    sandbox_id: str | None, *, network: str | dict[str, Any], **options: Any
+) -> SandboxSpec:
+    """The same for a sandbox that may be living, given by `--id`, and then is as it is.
+
+    Raises:
+        typer.BadParameter: One is wrong; or there are options beside `--id`.
+    """
+    given = any(value is not None for value in options.values())
+    if sandbox_id is not None and (network != "none" or given):
+        message = "a living sandbox is as it is; leave the other options out"
+        raise typer.BadParameter(message, param_hint="--id")
+    return spec_from(network=network, **options)
+
+
 def policy_from(network: str, allow: Sequence[str] | None) -> str | dict[str, Any]:
     """The spec's `network` from `--network` and `--allow`.
 

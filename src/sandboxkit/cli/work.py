@@ -22,23 +22,42 @@ if TYPE_CHECKING:
     from sandboxkit.cli.summary import Phases
     from sandboxkit.providers.base import SandboxInfo, SandboxProvider
     from sandboxkit.spec import SandboxSpec
+    from sandboxkit.store import Store
 
 
 @contextlib.asynccontextmanager
 async def watched_session(
-    console: Console, provider_name: str, agent: Agent, spec: SandboxSpec, phases: Phases
+    console: Console,
+    provider_name: str | None,
+    agent: Agent,
+    spec: SandboxSpec,
+    phases: Phases,
+    *,
+    store: Store | None = None,
+    resume: str | None = None,
 ) -> AsyncGenerator[Session]:
     """A session whose slow steps are shown, and whose times are noted in `phases`.
+
+    Args:
+        console: Where they are shown.
+        provider_name: The backend; None is the default one, or that of the session to resume.
+        agent: The agent.
+        spec: What the sandbox shall be; for a session to resume, what wins over what it had.
+        phases: Where the times go.
+        store: Where the session is kept; None is nowhere.
+        resume: The session in it that goes on.
 
     Raises:
         SandboxError: As `Session` does.
     """
-    provider = providers.make(provider_name)
-    session = Session(provider, agent=agent, spec=spec)
+    name = provider_name or (None if resume else "docker")
+    provider = None if name is None else providers.make(name)
+    session = Session(provider, agent=agent, spec=spec, store=store, resume=resume)
     try:
         async with contextlib.AsyncExitStack() as stack:
             with Steps(console) as steps:
-                await _prepare(steps, provider, agent, spec, phases)
+                if provider is not None and resume is None:
+                    await _prepare(steps, provider, agent, spec, phases)
                 with steps.step("starting a sandbox and the agent in it"):
                     await stack.enter_async_context(session)
                 phases.create, phases.connect = session.create_s, session.connect_s
@@ -48,7 +67,8 @@ async def watched_session(
             yield session
         phases.close = session.close_s
     finally:
-        await provider.aclose()
+        if provider is not None:
+            await provider.aclose()
 
 
 async def _prepare(
