@@ -149,3 +149,44 @@ RESEARCH: Scenes = {
         say("Both are right: Anna saw the piers, Jakob the deck. It is in notes.md."),
     ],
 }
+
+# single_container_game.py
+
+
+def _guess(request: ModelRequest) -> Step:
+    """The middle of what the answers so far leave over."""
+    low, high = 1, 100
+    for line in _result(request).splitlines():
+        match line.split():
+            case [number, "higher"]:
+                low = int(number) + 1
+            case [number, "lower"]:
+                high = int(number) - 1
+            case _:
+                pass
+    return call("Bash", command=f"echo {(low + high) // 2} | tee -a /shared/table/guesses.txt")
+
+
+def _answer(request: ModelRequest) -> Step:
+    """The truth."""
+    secret, guess = (int(line) for line in _result(request).split())
+    word = "right" if guess == secret else "higher" if guess < secret else "lower"
+    return call("Bash", command=f"echo {guess} {word} | tee -a /shared/table/answers.txt")
+
+
+GAME: Scenes = {
+    "think of a number": [
+        call("Bash", command="echo 62 > secret.txt"),
+        say("I have a number."),
+    ],
+    "Append your next guess": [
+        call("Bash", command="cat /shared/table/answers.txt 2>/dev/null || echo none"),
+        _guess,
+        lambda request: say(f"I guess {_result(request).strip()}."),
+    ],
+    "Look at the last line": [
+        call("Bash", command="cat secret.txt; tail -n 1 /shared/table/guesses.txt"),
+        _answer,
+        lambda request: say(f"It is {_result(request).split()[-1]}."),
+    ],
+}

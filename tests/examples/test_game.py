@@ -1,0 +1,30 @@
+"""Single container: two agents in one sandbox play until one has won."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.examples.program import Example
+
+SAYS = """\
+guesser: I guess 50.
+keeper:  It is higher.
+guesser: I guess 75.
+keeper:  It is lower.
+guesser: I guess 62.
+keeper:  It is right.
+The winner is the guesser
+"""
+
+
+@pytest.mark.usefixtures("engine")
+async def test_two_agents_play_and_cannot_cheat(tmp_path: Path) -> None:
+    example = Example("single_container_game", tmp_path)
+    *game, peek, keeper, guesser = await example.run()
+    assert game == SAYS.splitlines()
+    assert peek.endswith("/secret.txt: Permission denied")
+    assert keeper == "keeper asked the model 11 times"
+    assert guesser == "guesser asked the model 9 times"
+    assert await example.alive() == set()
