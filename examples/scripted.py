@@ -85,12 +85,12 @@ _SERVE = (
 )
 
 SITE: Scenes = {
-    "Make a site": [
+    "Make a site of one page": [
         [say("I write the page."), call("Write", file_path="/work/site/index.html", content=_PAGE)],
         [say("Now I serve it."), call("Bash", command=_SERVE)],
         lambda request: say(f"The site is up on port 8000; it answers {_result(request).strip()}"),
     ],
-    "headline": [
+    "better headline": [
         call("Read", file_path="/work/site/index.html"),
         [
             say("I made this page before; I change its headline."),

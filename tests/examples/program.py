@@ -39,7 +39,8 @@ class Example:
             done = await anyio.run_process(
                 [sys.executable, "-W", "error", self._file, *arguments], check=False, env=own
             )
-        assert (done.returncode, done.stderr.decode()) == (0, "")
+        told = done.stderr.decode()
+        assert (done.returncode, told) == (0, ""), told
         return done.stdout.decode().splitlines()
 
     async def alive(self) -> set[str]:
