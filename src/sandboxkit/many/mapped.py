@@ -14,6 +14,7 @@ from sandboxkit.agents.registry import agents
 from sandboxkit.errors import InvalidSpecError
 from sandboxkit.gateway.model.budget import Budget
 from sandboxkit.limits import WAIT_S
+from sandboxkit.many.bar import Bar, make_bar
 from sandboxkit.many.inputs import Inputs
 from sandboxkit.many.job import Job, Task, prompted
 from sandboxkit.many.journal import Journal
@@ -119,6 +120,7 @@ def map(  # noqa: A001 - as the builtin, `sk.map(task, inputs)`
     models: Sequence[str] | None = None,
     prices: Mapping[str, Price] | None = None,
     journal: str | Path | None = None,
+    progress: bool = False,
     on_progress: Callable[[MapProgress], None] | None = None,
     spec: SandboxSpec | None = None,
     secrets: Sequence[Secret] = (),
@@ -160,6 +162,8 @@ def map(  # noqa: A001 - as the builtin, `sk.map(task, inputs)`
             are the same. Inputs with an error are done again. Of a `RunResult` it has all
             but `messages`, `metered` and `raw`. A function must return what JSON gives back
             as it was. Without encryption, readable by its owner alone.
+        progress: Whether to show a bar while it goes on: on stderr where that is a terminal
+            (by rich, of the extra `cli`), below the cell in Jupyter, and else nowhere.
         on_progress: Called with each change, on the event loop.
         spec: What the sandboxes shall be.
         secrets: As for `Sandbox.create`; so are `gateway` and `wait_s`.
@@ -174,6 +178,7 @@ def map(  # noqa: A001 - as the builtin, `sk.map(task, inputs)`
 
     Raises:
         InvalidSpecError: A value is wrong, or some do not go together.
+        ImportError: `progress` needs rich, which is not installed.
     """
     if concurrency < 1 or retries < 0:
         raise InvalidSpecError("concurrency must be 1 or more, and retries 0 or more")
@@ -194,7 +199,10 @@ def map(  # noqa: A001 - as the builtin, `sk.map(task, inputs)`
         fields=fields,
     )
 
+    bar = make_bar() if progress else Bar()
+
     async def begin(opened: contextlib.AsyncExitStack) -> Job[I, Any]:
+        opened.enter_context(bar)
         return Job(function, await places.begin(opened))
 
     kept = None if journal is None else Journal(journal, task if isinstance(task, str) else None)
@@ -205,6 +213,6 @@ def map(  # noqa: A001 - as the builtin, `sk.map(task, inputs)`
         retries=retries,
         budgets=budgets,
         journal=kept,
-        on_progress=on_progress,
+        listeners=(bar.show,) if on_progress is None else (bar.show, on_progress),
     )
     return Mapped(run)

@@ -38,7 +38,7 @@ class Run(Generic[I, V]):
         retries: How often an input gets another sandbox.
         budgets: What must not be spent yet when an input is begun.
         journal: Where results are kept, and found; None is nowhere.
-        on_progress: Called with each change.
+        listeners: Each is called with each change.
 
     Attributes:
         progress: How far it is.
@@ -53,11 +53,11 @@ class Run(Generic[I, V]):
         retries: int,
         budgets: Sequence[Budget],
         journal: Journal | None,
-        on_progress: Callable[[MapProgress], None] | None,
+        listeners: Sequence[Callable[[MapProgress], None]],
     ) -> None:
         self._inputs, self._begin = inputs, begin
         self._concurrency, self._retries = concurrency, retries
-        self._budgets, self._journal, self._on_progress = budgets, journal, on_progress
+        self._budgets, self._journal, self._listeners = budgets, journal, listeners
         self.progress = MapProgress(total=inputs.total)
         self._outcomes: asyncio.Queue[Outcome[I, V] | None] = asyncio.Queue(concurrency)
         self._error: BaseException | None = None
@@ -171,9 +171,9 @@ class Run(Generic[I, V]):
         now = self.progress
         sums = {name: getattr(now, name) + change for name, change in changes.items()}
         self.progress = replace(now, **sums)
-        if self._on_progress is not None:
+        for listener in self._listeners:
             try:
-                self._on_progress(self.progress)
+                listener(self.progress)
             except Exception:
                 log.exception("on_progress of a map failed")
 
