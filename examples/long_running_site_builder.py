@@ -14,9 +14,8 @@ import asyncio
 import sys
 import urllib.request
 
-import scripted
-
 import sandboxkit as sk
+import scripted
 
 NAME = "site-builder"
 PORT = 8000
@@ -34,7 +33,8 @@ def session() -> sk.Session:
 
 def fetch(url: str) -> str:
     with urllib.request.urlopen(url, timeout=30) as page:  # noqa: S310 - of our own tunnel
-        return page.read().decode()
+        body: bytes = page.read()
+    return body.decode()
 
 
 async def main() -> None:
@@ -47,7 +47,7 @@ async def main() -> None:
         print("found" if is_made else "made", sandbox.id)
         wish = sys.argv[1] if len(sys.argv) > 1 else CHANGE if is_made else MAKE
         print((await builder.run(wish)).text)
-        # A tunnel: it needs no network. `ports.expose` gives a public URL where the backend has one.
+        # A tunnel, which needs no network; for a public URL there is `ports.expose`.
         async with sandbox.ports.forward(PORT) as address:
             print(address.url())
             print(await asyncio.to_thread(fetch, address.url()))

@@ -81,7 +81,7 @@ _PAGE = """\
 """
 _SERVE = (
     "setsid nohup python3 -m http.server 8000 --directory site >server.log 2>&1 & "
-    "curl -sS --retry 30 --retry-delay 1 --retry-connrefused http://127.0.0.1:8000/ | grep h1"
+    "curl -s --retry 30 --retry-delay 1 --retry-connrefused http://127.0.0.1:8000/ | grep h1"
 )
 
 SITE: Scenes = {

@@ -8,9 +8,8 @@ With ANTHROPIC_API_KEY in the environment they talk to Claude; without, to a scr
 
 import asyncio
 
-import scripted
-
 import sandboxkit as sk
+import scripted
 from sandboxkit.agents.claude_code import claude_code_artifact
 
 TABLE = "/shared/table"
@@ -29,8 +28,8 @@ GUESS = RULES + (
     f"{TABLE}/guesses.txt: a line with the number alone."
 )
 ANSWER = RULES + (
-    f"You are the keeper. Look at the last line of {TABLE}/guesses.txt, and append a line with that "
-    f"number and the true answer to {TABLE}/answers.txt: `50 higher` if yours is higher, "
+    f"You are the keeper. Look at the last line of {TABLE}/guesses.txt, and append that number and "
+    f"the true answer to {TABLE}/answers.txt: a line such as `50 higher` if yours is higher, "
     "`50 lower`, or `50 right`."
 )
 
@@ -54,14 +53,17 @@ async def play(keeper: sk.Session, guesser: sk.Session) -> str:
 
 async def main() -> None:
     tools = [await claude_code_artifact()]
-    async with sk.Sandbox.create("docker", memory_gib=2, artifacts=tools) as machine:
-        async with player(machine, "keeper") as keeper, player(machine, "guesser") as guesser:
-            print("The winner is the", await play(keeper, guesser))
-            secret = f"{keeper.sandbox.workdir}/secret.txt"
-            peek = await guesser.sandbox.exec(["cat", secret])
-            print("Could the guesser have cheated?", peek.stderr.decode().strip())
-            for name, session in (("keeper", keeper), ("guesser", guesser)):
-                print(name, "asked the model", session.meter.total.requests, "times")
+    async with (
+        sk.Sandbox.create("docker", memory_gib=2, artifacts=tools) as machine,
+        player(machine, "keeper") as keeper,
+        player(machine, "guesser") as guesser,
+    ):
+        print("The winner is the", await play(keeper, guesser))
+        secret = f"{keeper.sandbox.workdir}/secret.txt"
+        peek = await guesser.sandbox.exec(["cat", secret])
+        print("Could the guesser have cheated?", peek.stderr.decode().strip())
+        for name, session in (("keeper", keeper), ("guesser", guesser)):
+            print(name, "asked the model", session.meter.total.requests, "times")
 
 
 if __name__ == "__main__":

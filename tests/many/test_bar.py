@@ -103,7 +103,7 @@ def test_in_jupyter_it_is_a_display_that_changes() -> None:
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "<progress" in line]
     first, last = lines[0], lines[-1]
-    assert first.startswith("False <progress")
+    assert first.startswith('False <progress value="0" max="7"')
     assert last.startswith('True <progress value="7" max="7"')
     assert "7/7, 1 failed" in last
     assert len({line.split()[-1] for line in lines}) == 1  # one display

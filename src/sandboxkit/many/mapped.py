@@ -202,6 +202,7 @@ def map(  # noqa: A001 - as the builtin, `sk.map(task, inputs)`
     bar = make_bar() if progress else Bar()
 
     async def begin(opened: contextlib.AsyncExitStack) -> Job[I, Any]:
+        bar.show(run.progress)
         opened.enter_context(bar)
         return Job(function, await places.begin(opened))
 
