@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sandboxkit.errors import UnsupportedError
+from sandboxkit.errors import InvalidSpecError, UnsupportedError
 from sandboxkit.providers.base import Capabilities, Difference
-from sandboxkit.spec import NetworkPolicy, Resources, SandboxSpec
+from sandboxkit.spec import SESSION_LABEL, NetworkPolicy, Resources, SandboxSpec
 
 
 def at_backend(policy: NetworkPolicy) -> str:
@@ -66,7 +66,33 @@ def admit(spec: SandboxSpec, can: Capabilities, provider: str) -> tuple[Differen
         wanted = getattr(spec, field)
         if wanted is not None and not supported:
             unmet(field, wanted, f"{provider} has no choice of {field}", demanded=True)
+    check_sleep(spec, can, provider)
     if spec.ports and not can.expose:
         reason = f"{provider} exposes no ports; sandbox.ports.forward() needs no declaration"
         unmet("ports", spec.ports, reason, demanded=True)
     return tuple(differences)
+
+
+def check_sleep(spec: SandboxSpec, can: Capabilities, provider: str) -> None:
+    """Refuse a way to put it to sleep that cannot be had; whether `strict` is on or off.
+
+    Raises:
+        InvalidSpecError: There is no session that would do it.
+        UnsupportedError: The backend cannot.
+    """
+    how = spec.on_idle
+    if how == "destroy":
+        return
+    if SESSION_LABEL not in spec.labels:
+        raise InvalidSpecError(
+            f"on_idle={how!r} is what a session does, which wakes it again: give it to "
+            "Session(...). A sandbox alone can be paused, or snapshot, by its own methods."
+        )
+    if (how == "pause" and not can.pause) or (how == "snapshot" and not can.snapshot):
+        others = [each for each in ("pause", "snapshot") if getattr(can, each)]
+        raise UnsupportedError(
+            f"on_idle={how!r} cannot be had: {provider} cannot {how} a sandbox; it can "
+            f"{', '.join(['destroy', *others])}, and save where the session has a store",
+            op="create",
+            provider=provider,
+        )

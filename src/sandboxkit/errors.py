@@ -176,6 +176,12 @@ class SandboxClosedError(SandboxError, RuntimeError):
     default_code = "closed"
 
 
+class AsleepError(SandboxClosedError):
+    """A session has no machine now: `await session.wake()`, or its next prompt, makes one."""
+
+    default_code = "asleep"
+
+
 class InvalidStateError(SandboxError, RuntimeError):
     """A session cannot do this in the state that it is in."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Coroutine
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
@@ -65,9 +66,19 @@ class Keeper:
         self._wanted = False
 
     def start(self) -> None:
-        """Begin, or go on after `stop`."""
+        """Begin, or go on after `stop` or `rest`."""
+        self._begin(self._keep())
+
+    async def rest(self) -> None:
+        """Only say in the journal that it is held, until `start` or `stop`: it is frozen."""
+        await self.stop()
+        self._begin(self._hold())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         self._wanted = True
-        self._task = asyncio.create_task(self._keep(), name="sandboxkit-keeper")
+        if self._task is not None:
+            self._task.cancel()
+        self._task = asyncio.create_task(work, name="sandboxkit-keeper")
 
     async def stop(self) -> None:
         """Stop; the sandbox lives on for as long as was last said."""
@@ -139,9 +150,17 @@ class Keeper:
         self.place.release()
         await self._entry.release()
 
+    async def _hold(self) -> None:
+        while self._wanted:
+            await self._entry.renew(self._lease_s)
+            await anyio.sleep(self._every_s)
+
+    @property
+    def _every_s(self) -> float:
+        return min(max(self._lease_s / 3, _SHORTEST_S), _LONGEST_S)
+
     async def _keep(self) -> None:
         failed = self._client.failed if self._client is not None else asyncio.Event()
-        every = min(max(self._lease_s / 3, _SHORTEST_S), _LONGEST_S)
         while not failed.is_set():
             held_s = self._client.held_s if self._client else self._lease_s
             try:
@@ -152,7 +171,7 @@ class Keeper:
             if not self._wanted:
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(failed.wait(), every)
+                await asyncio.wait_for(failed.wait(), self._every_s)
         if self._client is not None and isinstance(self._client.failure, SandboxDiedError):
             # The guest has ended; not every backend ends the machine with it.
             with contextlib.suppress(SandboxError), anyio.move_on_after(_DESTROY_S):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -48,14 +49,38 @@ class MachineUsage:
     """The machine of a session.
 
     Attributes:
-        seconds: From the call that created it until it was destroyed, or now. Of a sandbox
-            of the caller's: since the session was entered.
+        seconds: From the call that created it until it was destroyed, or now, without the time
+            that it was asleep (`SandboxSpec.on_idle`). Of a sandbox of the caller's: since the
+            session was entered.
         cost_usd: That at the backend's list price, without a plan's discount or its base
-            fee; None where no price is known, as for a Docker engine of your own.
+            fee, and without what a backend may take for a paused machine or an image; None
+            where no price is known, as for a Docker engine of your own.
     """
 
     seconds: float
     cost_usd: float | None
+
+
+class MachineClock:
+    """Counts the seconds for which there is a machine."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._since: float | None = None
+
+    def start(self, began: float | None = None) -> None:
+        """There is one from now on, or since `began` on the monotonic clock."""
+        if self._since is None:
+            self._since = time.monotonic() if began is None else began
+
+    def stop(self) -> None:
+        """There is none from now on."""
+        self._before, self._since = self.seconds, None
+
+    @property
+    def seconds(self) -> float:
+        """For how long there was one."""
+        return self._before + (0.0 if self._since is None else time.monotonic() - self._since)
 
 
 @cache

@@ -13,6 +13,7 @@ from functools import cache
 from sandboxkit.spec import (
     CREATED_LABEL,
     EXPIRES_LABEL,
+    IDLE_LABEL,
     KEY_LABEL,
     LEASE_LABEL,
     NETWORK_LABEL,
@@ -45,6 +46,8 @@ def owned(spec: SandboxSpec) -> SandboxSpec:
     }
     if spec.network.by_gateway:
         labels[NETWORK_LABEL] = spec.network.mode
+    if spec.on_idle != "destroy":
+        labels[IDLE_LABEL] = spec.on_idle
     if spec.lifetime_s is not None:
         expires = now + timedelta(seconds=spec.lifetime_s)
         labels[EXPIRES_LABEL] = expires.isoformat(timespec="seconds")

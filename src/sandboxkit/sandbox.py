@@ -329,7 +329,7 @@ class Sandbox:
         await run_to_end(self._pause(self._open_channel()), deadline_s=_FREEZE_S)
 
     async def _pause(self, channel: GuestClient | Fallback) -> None:
-        await self._keeper.stop()
+        await self._keeper.rest()
         if isinstance(channel, GuestClient):
             await channel.suspend(keep_s=_FREEZE_S)
         try:

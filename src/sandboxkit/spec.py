@@ -15,6 +15,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from sandboxkit.errors import InvalidSpecError
@@ -29,6 +30,8 @@ LEASE_LABEL = "sandboxkit.lease"
 """Seconds that it outlives the last sign of life from its hosts."""
 SESSION_LABEL = "sandboxkit.session"
 """The id of the session that it was made for, where it was made for one."""
+IDLE_LABEL = "sandboxkit.idle"
+"""What its host does with it when it is idle, where that is not its end."""
 NETWORK_LABEL = "sandboxkit.network"
 """`allow` where a list of hosts is kept by the host that created the sandbox."""
 
@@ -202,7 +205,11 @@ class SandboxSpec(Value):
         lifetime_s: Seconds after which the sandbox ends, whatever happens; None
             is without a limit of its own (the lease still holds).
         idle_timeout_s: Seconds without any running command, open file or tunnel
-            after which the sandbox ends; None is never.
+            after which the sandbox is idle (see `Sandbox.activity`); None is never.
+        on_idle: What happens then: `destroy`, it ends. The others are for a `Session`, whose
+            next prompt wakes it: `pause`, it is frozen; `snapshot`, its files are kept as an
+            image and the machine ends; `save`, the session is saved in its store, and the
+            machine ends. Where no host lives at that time, it ends.
         lease_s: Seconds that the sandbox outlives the last sign of life from its
             host. A killed host leaves nothing behind for longer than this.
         ports: Ports that will be exposed, for backends that must know beforehand.
@@ -221,6 +228,7 @@ class SandboxSpec(Value):
     labels: Mapping[str, str] = Field(default_factory=dict[str, str])
     lifetime_s: float | None = Field(default=None, gt=0)
     idle_timeout_s: float | None = Field(default=None, gt=0)
+    on_idle: Literal["destroy", "pause", "snapshot", "save"] = "destroy"
     lease_s: float = Field(default=60.0, ge=1.0, le=86_400.0)
     ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = ()
     network: Annotated[NetworkPolicy, BeforeValidator(_network)] = NetworkPolicy()
@@ -260,6 +268,12 @@ class SandboxSpec(Value):
             if len(value) > 256 or not value.isprintable():
                 raise ValueError(f"the value of {name!r} must be at most 256 printable characters")
         return labels
+
+    @model_validator(mode="after")
+    def _idle_is_a_time(self) -> Self:
+        if self.on_idle != "destroy" and self.idle_timeout_s is None:
+            raise ValueError(f"on_idle={self.on_idle!r} needs idle_timeout_s: after how long")
+        return self
 
     @property
     def key(self) -> str:

@@ -73,6 +73,14 @@ class Activity:
         finally:
             channel.close()
 
+    def gate(self, on_use: Callable[[], None] | None) -> None:
+        """Have what is asked from now on wait for the next connection, and tell `on_use` of it.
+
+        Args:
+            on_use: Whom to tell; None opens the gate, before the sandbox goes on.
+        """
+        self._client().on_use = on_use
+
     def sleeper(self) -> Sleeper:
         """Take it upon this host to put the sandbox to sleep, which then does not end by itself.
 
@@ -112,14 +120,6 @@ class Sleeper:
         """Whether nothing was begun since, by any host: true until this task waits next."""
         said = await self._channel.call({"do": "still"})
         return said.get("still") is True and self._client.begun == self._begun
-
-    def gate(self, on_use: Callable[[], None]) -> None:
-        """From now on what is asked of the sandbox waits for `open_gate`, and `on_use` is told."""
-        self._client.on_use = on_use
-
-    def open_gate(self) -> None:
-        """Before the sandbox goes on: what waits is asked with the next connection."""
-        self._client.on_use = None
 
     def close(self) -> None:
         """Leave it to the sandbox again; its idle time begins anew."""

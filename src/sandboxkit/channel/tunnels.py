@@ -153,9 +153,7 @@ async def reverse(
 class _Listening:
     """A port in the sandbox on which the guest listens, for as long as it can be had."""
 
-    def __init__(
-        self, client: GuestClient, host: str, host_port: int, *, passive: bool
-    ) -> None:
+    def __init__(self, client: GuestClient, host: str, host_port: int, *, passive: bool) -> None:
         self._client, self._host, self._host_port = client, host, host_port
         self._passive = passive
         self._tasks = _Tasks()

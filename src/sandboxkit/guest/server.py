@@ -279,14 +279,18 @@ class Server:
             return Program(client, number, self.loop, self._starters, request)
         if kind == "file":
             return FileOperation(client, number, self.loop, self._workers, request)
+        if kind == "adopt":
+            return self._adopt(client, number, request)
+        return self._make_other(client, number, request)
+
+    def _make_other(self, client: Client, number: int, request: Dict[str, Any]) -> Channel:
+        kind = request["op"]
         if kind == "connect":
             return Connection(client, number, self.loop, request)
         if kind == "listen":
             return Listener(client, number, self.loop, request)
         if kind == "user":
             return OwnUser(client, number, self.loop, self._users, request)
-        if kind == "adopt":
-            return self._adopt(client, number, request)
         if kind == "hold":
             return Hold(client, number, self.loop)
         if kind == "sleeper":

@@ -12,7 +12,7 @@ from sandboxkit.journal.moments import Moment
 from sandboxkit.journal.rows import Row
 from sandboxkit.providers.info import SandboxInfo
 from sandboxkit.reaping.look import Seen
-from sandboxkit.spec import KEY_LABEL, LEASE_LABEL, OWNER_LABEL
+from sandboxkit.spec import IDLE_LABEL, KEY_LABEL, LEASE_LABEL, OWNER_LABEL
 
 LONG_S: Final = 600.0
 """Seconds by which a lease must be past where only the backend's times speak: more than the
@@ -84,7 +84,7 @@ def judge(info: SandboxInfo, row: Row | None, times: Times, *, paused: bool) -> 
         return Verdict("keep", held)
     unowned = is_orphan(row) or lease_is_long_past(info, times)
     if info.state == "paused":
-        if paused and unowned:
+        if (paused and unowned) or _was_put_to_sleep(info, row, times):
             return Verdict("remove", "paused, and its host is gone")
         return Verdict("keep", "paused; `gc --paused` or `rm` removes it")
     if info.state in _STILL:
@@ -104,6 +104,17 @@ def _held(info: SandboxInfo, row: Row | None, times: Times) -> str | None:
         if not hold.holder and left_s > 0:
             return f"kept without a host for {left_s:.0f} s more"
     return None
+
+
+def _was_put_to_sleep(info: SandboxInfo, row: Row | None, times: Times) -> bool:
+    """Whether a session has paused it while it was idle, and is gone for the length of its lease.
+
+    Only that session would have woken it. Its host has renewed the lease in the journal
+    until its end; what another machine has paused is not known here.
+    """
+    if info.labels.get(IDLE_LABEL) != "pause" or row is None or not is_orphan(row):
+        return False
+    return all(times.here.until(hold.until) <= 0 for hold in row.holds)
 
 
 def after_look(info: SandboxInfo, row: Row | None, times: Times, seen: Seen) -> Verdict:

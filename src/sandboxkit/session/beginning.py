@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -37,6 +37,7 @@ class Wanted:
 
     Attributes:
         fork: Whether a second session is made of the one that is resumed.
+        made: The spec that the machine was made with; None before, and for one that was given.
     """
 
     provider: OneProvider | Sequence[OneProvider] | Sandbox | Pool | None
@@ -52,6 +53,7 @@ class Wanted:
     fork: bool = False
     sandbox: Sandbox | None = None
     shared_folders: Sequence[str] = ()
+    made: SandboxSpec | None = field(default=None, init=False)
 
     def check(self, *, resume: bool) -> None:
         """Refuse what contradicts itself.
@@ -87,6 +89,9 @@ class Wanted:
                 )
         if self.provider is None and (self.store is None or not resume):
             raise InvalidSpecError("name a provider; only a session out of a store has one")
+        on_idle = self.spec_fields.get("on_idle", None if self.spec is None else self.spec.on_idle)
+        if on_idle == "save" and self.store is None:
+            raise InvalidSpecError("on_idle='save' needs a place to save in: Session(store=...)")
         if self.workspace is not None and self.store is None:
             raise InvalidSpecError("workspace says what a store keeps: give a store as well")
 
@@ -167,15 +172,9 @@ class Wanted:
             taken = await keeping.take(agent.name, name or "", spec, self.secrets)
             agent = agent.kept_in(taken)
         prepared = for_session(await agent.prepare(spec), session_id)
+        self.made = prepared
         began = time.monotonic()
-        sandbox = await Sandbox.create(
-            provider,
-            spec=prepared,
-            on_progress=self.on_progress,
-            wait_s=self.wait_s,
-            secrets=self.secrets,
-            gateway=self.gateway,
-        )
+        sandbox = await self._create(provider, prepared)
         if keeping is not None:
             try:
                 await keeping.begin(sandbox, spec, self.secrets)
@@ -183,6 +182,39 @@ class Wanted:
                 await sandbox.aclose()
                 raise
         return sandbox, agent, began
+
+    async def _create(
+        self, provider: OneProvider | Sequence[OneProvider], spec: SandboxSpec
+    ) -> Sandbox:
+        return await Sandbox.create(
+            provider,
+            spec=spec,
+            on_progress=self.on_progress,
+            wait_s=self.wait_s,
+            secrets=self.secrets,
+            gateway=self.gateway,
+        )
+
+    async def made_again(self, image: str, backend: str) -> tuple[Sandbox, float]:
+        """The same sandbox once more, from a snapshot of it, which has its artifacts, too.
+
+        Returns:
+            It, and when it was asked for.
+        """
+        if self.made is None:
+            raise InvalidSpecError("there was no sandbox of this session's making")
+        spec = self.made.model_copy(update={"image": image, "artifacts": ()})
+        began = time.monotonic()
+        return await self._create(self.backend(backend), spec), began
+
+    def backend(self, name: str) -> OneProvider:
+        """The provider of this name: the caller's object, if there is one."""
+        given = self.provider
+        several = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+        for each in several:
+            if isinstance(each, SandboxProvider) and each.name == name:
+                return each
+        return name
 
     async def _claimed(self, pool: Pool, agent: Agent) -> Sandbox:
         fields = {"env": None, "network": None, **self.spec_fields}

@@ -14,16 +14,16 @@ from sandboxkit.errors import (
     AgentError,
     SandboxClosedError,
     SandboxDiedError,
+    SandboxError,
     SandboxNotFoundError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from sandboxkit.agents.base import Agent, Conversation, RunResult
     from sandboxkit.agents.events import Event
     from sandboxkit.agents.stream import Turn
-    from sandboxkit.errors import SandboxError
     from sandboxkit.gateway.decisions import Decision
     from sandboxkit.gateway.model.account import Account
     from sandboxkit.sandbox import Sandbox
@@ -50,6 +50,7 @@ class Dialogue:
         connect_s: Seconds that the last start of the agent took.
         turns: How many prompts there have been.
         turn_began: Since when one is being worked on, on the monotonic clock; None if none is.
+        awake: Waited for by each turn: there is a machine after that.
     """
 
     def __init__(
@@ -74,6 +75,8 @@ class Dialogue:
         self._refused: deque[Decision] = deque(maxlen=_REFUSALS)
         self._unlisten: Callable[[], None] | None = None
         self._told_unsaved: SandboxError | None = None
+        self._held = contextlib.ExitStack()
+        self.awake: Callable[[], Awaitable[None]] | None = None
 
     # the agent
 
@@ -89,7 +92,9 @@ class Dialogue:
             lived: Whether the sandbox was there before, perhaps with the agent running in it.
         """
         self._agent, self._sandbox, self._keeping = agent, sandbox, keeping
-        self._lived = lived
+        self._lived, self._closed = lived, False
+        if self._unlisten is not None:
+            self._unlisten()
         self._unlisten = sandbox.network.listen(self._decided)
 
     @property
@@ -139,6 +144,11 @@ class Dialogue:
         if self._turn is not None and self._conversation is not None:
             await self._conversation.interrupt()
 
+    @property
+    def turning(self) -> bool:
+        """Whether a prompt is being worked on, or waits for its machine."""
+        return self._turn is not None
+
     async def detach(self) -> None:
         """Let go of the agent, which goes on where it can. Never raises."""
         if (conversation := self._left()) is not None:
@@ -147,6 +157,13 @@ class Dialogue:
     async def aclose(self) -> None:
         """End the agent. A running prompt fails. Never raises."""
         if (conversation := self._left()) is not None:
+            with contextlib.suppress(Exception):
+                await conversation.aclose()
+
+    async def rest(self) -> None:
+        """End the agent; the next prompt starts it again. Never raises."""
+        conversation, self._conversation = self._conversation, None
+        if conversation is not None:
             with contextlib.suppress(Exception):
                 await conversation.aclose()
 
@@ -174,6 +191,9 @@ class Dialogue:
         self.turn_began = time.monotonic()
         if before is not None:
             await before.leave()
+        if self.awake is not None:
+            await self.awake()
+        self._hold()
         if self._keeping is not None:
             await self._keeping.turning()
         conversation = await self.connected()
@@ -181,10 +201,18 @@ class Dialogue:
             self._states.to("running")
         return conversation
 
+    def _hold(self) -> None:
+        """The sandbox is not idle while a prompt is worked on."""
+        self._held.close()
+        if self._sandbox is not None:
+            with contextlib.suppress(SandboxError):  # lost: the turn will say so
+                self._held.enter_context(self._sandbox.activity.hold())
+
     def finished(self, turn: Turn, result: RunResult | None) -> None:
         """See `sandboxkit.agents.stream.Owner`."""
         if self._turn is turn:
             self._turn = self.turn_began = None
+            self._held.close()
             if self._states.now == "running":
                 self._states.to("ready")
         if self._keeping is not None:

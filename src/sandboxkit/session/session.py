@@ -30,8 +30,10 @@ from sandboxkit.limits import WAIT_S
 from sandboxkit.machine import MachineUsage, known_prices
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.session.beginning import Wanted
+from sandboxkit.session.body import Body
 from sandboxkit.session.dialogue import Dialogue, not_open
 from sandboxkit.session.health import session_health
+from sandboxkit.session.idling import SLEEP_S, Idling
 from sandboxkit.session.states import StateMachine, States
 
 if TYPE_CHECKING:
@@ -153,13 +155,9 @@ class Session:
             shared_folders=shared_folders,
         )
         self._wanted.check(resume=resume is not None)
-        self._keeping: Keeping | None = None
         budgets = (budget,) if isinstance(budget, Budget) else tuple(budget)
         self._account = Account(Meter(prices), budgets, None if models is None else tuple(models))
         self._machine_price = machine_price
-        self._machine_began: float | None = None
-        self._machine_s: float | None = None  # when it has ended
-        self._sandbox: Sandbox | None = None
         self._closed = False
         self._states = StateMachine()
         self._dialogue = Dialogue(
@@ -168,6 +166,8 @@ class Session:
             self._states,
             begun=resume is not None,
         )
+        self._body = Body(self._wanted, self._dialogue)
+        self._idling = Idling(self._wanted, self._body, self._dialogue, self._states)
         self.create_s = self.close_s = 0.0
 
     @classmethod
@@ -229,14 +229,24 @@ class Session:
 
     @property
     def sandbox(self) -> Sandbox:
-        """The session's sandbox.
+        """The session's sandbox. What is asked of one that the session has paused wakes it.
 
         Raises:
+            AsleepError: The session is asleep, and has none: `await session.wake()`.
             SandboxClosedError: The session is not open.
         """
         if self._sandbox is None or self._closed:
             raise not_open(closed=self._closed)
+        self._idling.check()
         return self._sandbox
+
+    @property
+    def _sandbox(self) -> Sandbox | None:
+        return self._body.sandbox
+
+    @property
+    def _keeping(self) -> Keeping | None:
+        return self._body.keeping
 
     @property
     def states(self) -> States:
@@ -254,10 +264,7 @@ class Session:
     @property
     def machine(self) -> MachineUsage:
         """How long there has been a machine, and what that costs beside the model."""
-        began = self._machine_began
-        seconds = self._machine_s
-        if seconds is None:
-            seconds = 0.0 if began is None else time.monotonic() - began
+        seconds = self._body.clock.seconds
         if self._sandbox is None:
             return MachineUsage(seconds, 0.0)
         info = self._sandbox.info
@@ -305,21 +312,27 @@ class Session:
         if self._keeping is not None:
             self._keeping.started()
         self._states.to("ready")
+        self._idling.start()
         return self
 
     async def _create(self) -> None:
         await anyio.to_thread.run_sync(known_prices)  # it reads a file
-        resume = self._dialogue.begun
-        keeping = self._keeping = await self._wanted.keeping(self.id, resume=resume)
-        if keeping is not None:
-            await keeping.open()
-            self._dialogue.id = keeping.id
-        agent = self._wanted.choose_agent(None if keeping is None else keeping.agent)
-        got = await self._wanted.make_sandbox(agent, keeping, self.id, resume=resume)
-        self._sandbox, agent, self._machine_began = got
+        await self._body.make(resume=self._dialogue.begun)
         if self._sandbox is not self._wanted.provider:
-            self.create_s = time.monotonic() - self._machine_began
-        self._dialogue.open(agent, self._sandbox, keeping)
+            self.create_s = time.monotonic() - self._body.began
+
+    async def wake(self) -> None:
+        """Have a machine again, if the session is asleep; the next prompt does so by itself.
+
+        Its idle time begins anew. Cancelling leaves it to wake up by itself.
+
+        Raises:
+            SandboxClosedError: The session is not open.
+            SandboxError: It could not be woken: see `Sandbox.resume`, `Sandbox.create`,
+                `Session.resume`. It can be tried again.
+        """
+        self._check_open()
+        await self._idling.awake()
 
     # prompts
 
@@ -374,6 +387,8 @@ class Session:
         self._check_open()
         if self._keeping is None:
             raise InvalidSpecError("the session has no store: Session(..., store=...)")
+        if self._idling.asleep is not None:
+            return  # it was saved before, and nothing has happened since
         await self._keeping.save()
 
     async def health(self, *, deadline_s: float = DEADLINE_S) -> Health:
@@ -412,6 +427,7 @@ class Session:
         began = time.monotonic()
         unsaved: SandboxError | None = None
         try:
+            await run_to_end(self._idling.aclose(), deadline_s=SLEEP_S)
             unsaved = await run_to_end(self._close(), deadline_s=_CLOSE_S)
         finally:
             self.close_s = time.monotonic() - began
@@ -427,14 +443,16 @@ class Session:
         keeping, unsaved = self._keeping, None
         owned = self._sandbox is not None and self._sandbox is not self._wanted.provider
         try:
+            if self._idling.asleep == "pause" and owned and self._sandbox is not None:
+                await self._sandbox.aclose()  # first: nothing in it could answer
             await self._dialogue.aclose()
             if keeping is not None:
                 unsaved = await keeping.end()
         finally:
             if owned and self._sandbox is not None:
                 await self._sandbox.aclose()
-            if self._machine_began is not None:
-                self._machine_s = time.monotonic() - self._machine_began
+            self._body.clock.stop()
+            await self._idling.forget_images()
             self._account.meter.close()
             if keeping is not None:
                 await keeping.close(unsaved)

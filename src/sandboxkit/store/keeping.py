@@ -80,6 +80,7 @@ class Keeping:
         self._captured = Captured()
         self._saved: Captured | None = None  # what the newest snapshot is of
         self._live = self._busy = self._due = False
+        self._rests = self._closed = False
         self._one = anyio.Lock()
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -164,9 +165,13 @@ class Keeping:
         self._sandbox = sandbox
 
     def started(self) -> None:
-        """From now on the session is saved."""
-        self._live = True
+        """From now on the session is saved, or again after `rest`."""
+        self._live, self._rests = True, False
         self._task = asyncio.ensure_future(self._follow())
+
+    def moved(self, sandbox: Sandbox) -> None:
+        """The session goes on in another sandbox, which has all its files."""
+        self._sandbox = sandbox
 
     # as it grows
 
@@ -280,7 +285,7 @@ class Keeping:
     async def end(self) -> SandboxError | None:
         """Save for the last time; why that could not be done. The agent has ended."""
         await cancel_and_wait(self._task)
-        if self._writer is None or not self._live:
+        if self._writer is None or not self._live or self._rests:
             return None
         try:
             with anyio.fail_after(LAST_SAVE_S):
@@ -293,8 +298,23 @@ class Keeping:
             return error
         return None
 
+    async def rest(self) -> None:
+        """Save all, and then nothing more until `started`: there is nothing new.
+
+        Raises:
+            SandboxError: It could not be saved, and is saved on.
+        """
+        failure = await self.end()
+        if failure is not None:
+            self.started()
+            raise failure
+        self._rests = True
+
     async def close(self, failure: SandboxError | None) -> None:
-        """Write down how it ended, and let go of the store. Never raises."""
+        """Write down how it ended, and let go of the store. Idempotent, never raises."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             if self._writer is not None:
                 sessions = self._store.sessions

@@ -1,0 +1,99 @@
+"""What a session has of a machine: the sandbox, what keeps its files, and how long it was there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sandboxkit.concurrency import run_to_end
+from sandboxkit.errors import SandboxClosedError
+from sandboxkit.machine import MachineClock
+
+if TYPE_CHECKING:
+    from sandboxkit.agents.base import Agent
+    from sandboxkit.sandbox import Sandbox
+    from sandboxkit.session.beginning import Wanted
+    from sandboxkit.session.dialogue import Dialogue
+    from sandboxkit.store.keeping import Keeping
+
+_CLOSE_S = 30.0
+
+
+class Body:
+    """Made at the beginning, and again whenever a session wakes that has none.
+
+    Args:
+        wanted: What the session was made with.
+        dialogue: Its agent, which is given each machine.
+
+    Attributes:
+        sandbox: The last machine, also one that has ended; None before the first.
+        keeping: What keeps the session, where it is kept.
+        clock: For how long there was a machine.
+        began: When the last one was asked for, on the monotonic clock.
+    """
+
+    def __init__(self, wanted: Wanted, dialogue: Dialogue) -> None:
+        self._wanted, self._dialogue = wanted, dialogue
+        self._agent: Agent | None = None
+        self.sandbox: Sandbox | None = None
+        self.keeping: Keeping | None = None
+        self.clock = MachineClock()
+        self.began = 0.0
+
+    @property
+    def there(self) -> Sandbox:
+        """The last machine.
+
+        Raises:
+            SandboxClosedError: There was none.
+        """
+        if self.sandbox is None:
+            raise SandboxClosedError("The session is not open.")
+        return self.sandbox
+
+    async def make(self, *, resume: bool) -> None:
+        """Make it as it was wished, and fill it where the session comes out of a store.
+
+        Raises:
+            SandboxError: See `Session`; `keeping` may then be there, and no new sandbox is.
+        """
+        wanted, dialogue = self._wanted, self._dialogue
+        keeping = self.keeping = await wanted.keeping(dialogue.id, resume=resume)
+        if keeping is not None:
+            await keeping.open()
+            dialogue.id = keeping.id
+            wanted.fork = False  # once
+        agent = wanted.choose_agent(None if keeping is None else keeping.agent)
+        got = await wanted.make_sandbox(agent, keeping, dialogue.id, resume=resume)
+        self.sandbox, self._agent, self.began = got
+        self.clock.start(self.began)
+        dialogue.open(self._agent, self.sandbox, keeping)
+
+    async def hydrate(self) -> None:
+        """Make another one for a session that the store has, as `Session.resume` does.
+
+        Raises:
+            SandboxError: Likewise; the session is in the store as it was.
+        """
+        try:
+            await self.make(resume=True)
+        except BaseException:
+            if self.keeping is not None:
+                await run_to_end(self.keeping.close(None), deadline_s=_CLOSE_S)
+            raise
+        if self.keeping is not None:
+            self.keeping.started()
+
+    async def move(self, image: str, backend: str) -> None:
+        """Make another one from a snapshot of the last.
+
+        Raises:
+            SandboxError: See `Sandbox.create`.
+        """
+        self.sandbox, self.began = await self._wanted.made_again(image, backend)
+        self.clock.start(self.began)
+        if self._agent is not None:
+            self._dialogue.open(self._agent, self.sandbox, self.keeping)
+        if self.keeping is not None:
+            self.keeping.moved(self.sandbox)
+            self.keeping.started()
