@@ -108,7 +108,8 @@ class Dialogue:
             if self._agent is None or self._sandbox is None:
                 raise not_open(closed=self._closed)
             began = time.monotonic()
-            self._conversation = await self._start(self._agent, self._sandbox)
+            with self._sandbox.activity.hold():  # much of the start is on this host
+                self._conversation = await self._start(self._agent, self._sandbox)
             self._starts += 1
             self.connect_s = time.monotonic() - began
         return self._conversation
