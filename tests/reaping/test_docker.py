@@ -189,3 +189,27 @@ async def test_what_sandboxkit_has_not_made_cannot_be_destroyed(
 
 async def test_the_engines_clock(provider: DockerProvider) -> None:
     assert (await provider.clock()).tzinfo is not None
+
+
+async def test_put_to_sleep_by_a_session_whose_host_was_killed(provider: DockerProvider) -> None:
+    """Nobody would wake it: it needs no `paused=True`, once its lease is over."""
+    host = await start(
+        "from sandboxkit.agents.messages import Messages; "
+        "agent = Messages(model_url='http://127.0.0.1:9', api_key='x'); "
+        "session = sk.Session('docker', agent=agent, lease_s=3, idle_timeout_s=1, "
+        "on_idle='pause'); "
+        "await session.__aenter__(); await session.states.reached('paused'); "
+        "print(session.sandbox.id, flush=True); await asyncio.sleep(600)"
+    )
+    assert host.stdout is not None
+    container = (await host.stdout.readline()).decode().strip()
+    await asyncio.sleep(4)  # its lease would be over, if it were not renewed
+    for paused in (False, True):
+        assert [one.action for one in await sk.reap(provider, paused=paused)] == ["kept"]
+    host.kill()
+    await host.wait()
+    assert [one.action for one in await sk.reap(provider)] == ["kept"]
+    async with asyncio.timeout(3 + SLACK_S):
+        while [one.action for one in await sk.reap(provider)] == ["kept"]:
+            await asyncio.sleep(0.2)
+    assert container not in await ours(provider)

@@ -20,6 +20,7 @@ from sandboxkit.journal.store import NewerError, Store
 from sandboxkit.journal.worker import Worker
 from sandboxkit.providers.info import SandboxInfo
 from sandboxkit.spec import KEY_LABEL, LEASE_LABEL, OWNER_LABEL, SESSION_LABEL
+from sandboxkit.state_directory import state_directory
 
 T = TypeVar("T")
 
@@ -171,11 +172,7 @@ def _path(setting: tuple[str, ...]) -> Path | None:
     chosen, state, _home = setting
     if chosen:
         return None if chosen == "off" else Path(chosen).expanduser().absolute()
-    try:
-        base = Path(state) if state else Path.home() / ".local" / "state"
-    except RuntimeError as error:
-        raise OSError(str(error)) from error
-    return base / "sandboxkit" / "journal.db"
+    return state_directory(state) / "journal.db"
 
 
 def _close() -> None:

@@ -103,6 +103,11 @@ class Pool:
         if not self._chosen:
             raise InvalidSpecError("the list of providers is empty: name at least one")
         self.spec = SandboxSpec.build(spec, **fields)
+        if self.spec.on_idle != "destroy":
+            raise InvalidSpecError(
+                f"on_idle={self.spec.on_idle!r} is what a session does with a machine of its own, "
+                "which it can make again; one of a pool ends when it is idle"
+            )
         self._agent = agents.make(agent) if isinstance(agent, str) else agent
         self._max_age_s, self._wait_s = max_age_s, wait_s
         self._gateway = gateway

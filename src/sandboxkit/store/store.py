@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from sandboxkit.state_directory import state_directory
 from sandboxkit.store.blobs import SWEEP_S, Blobs
 from sandboxkit.store.database import Database
 from sandboxkit.store.lines import Lines, Writer
@@ -17,12 +17,6 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
     from sandboxkit.store.transcripts import Transcripts
-
-
-def default_directory() -> Path:
-    """The user's own: `$XDG_STATE_HOME/sandboxkit`, by default `~/.local/state/sandboxkit`."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "sandboxkit"
 
 
 class Store:
@@ -52,8 +46,8 @@ class Store:
     def __init__(
         self, url: str | None = None, *, files: str | Path | ObjectStore | None = None
     ) -> None:
-        self._database = Database(url or f"sqlite:///{default_directory() / 'store.db'}")
-        beside = self._database.directory or default_directory()
+        self._database = Database(url or f"sqlite:///{state_directory() / 'store.db'}")
+        beside = self._database.directory or state_directory()
         self.blobs = Blobs(beside / "files" if files is None else files)
         self.sessions = Sessions(self._database)
 

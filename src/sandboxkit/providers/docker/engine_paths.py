@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from sandboxkit.state_directory import state_directory
 
 SYSTEM_SOCKET = Path("/var/run/docker.sock")
 
@@ -31,9 +32,8 @@ class EnginePaths:
 
     @classmethod
     def system(cls) -> EnginePaths:
-        """The machine's engine, with our files in `$XDG_STATE_HOME/sandboxkit`."""
-        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        return cls(state=Path(base) / "sandboxkit")
+        """The machine's engine, with our files in the user's state directory."""
+        return cls(state=state_directory())
 
     @classmethod
     def private(cls, directory: Path) -> EnginePaths:
