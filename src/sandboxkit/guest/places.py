@@ -17,7 +17,8 @@ from typing import Callable, List, Optional, Set
 from . import spawn
 
 _BASES = ("/home", "/var/lib", "/opt")  # the first that nobody but root can change
-_PASSWD = "/etc/passwd"
+_LIST = "/etc/passwd"
+_PASS_THROUGH, _FOR_GROUP, _SHARED = 0o711, 0o770, 0o2770  # in a shared one, all is its group's
 _OPEN_TO_ALL = ("/tmp", "/var/tmp", "/dev/shm")  # where a user may have left something, too
 
 
@@ -57,7 +58,7 @@ def _base() -> str:
                 continue
             if not os.path.lexists(base):
                 os.mkdir(base, 0o700)
-                os.chmod(base, 0o711)
+                os.chmod(base, _PASS_THROUGH)
             if _is_roots(base):
                 return base
         except OSError:
@@ -97,7 +98,7 @@ def make(path: str, user: spawn.User) -> None:
         os.mkdir(path, 0o700)
         with _As(user.gid):
             os.chown(path, -1, user.gid)
-            os.chmod(path, 0o770)
+            os.chmod(path, _FOR_GROUP)
     with _As(user.gid, user.uid):
         for name in ("home", "work", "tmp"):
             if not os.path.isdir("%s/%s" % (path, name)):
@@ -116,8 +117,8 @@ def share(path: str, free: Callable[[], int]) -> int:
             break
         above = os.path.join(above, part)
         if not os.path.lexists(above):
-            os.mkdir(above, 0o755)
-            os.chmod(above, 0o755)
+            os.mkdir(above, 0o700)
+            os.chmod(above, _PASS_THROUGH)
     if not _is_roots(above):
         message = "%s can be changed by others than root, and so the shared folder %s could be "
         message += "replaced; name one like /shared/board"
@@ -127,14 +128,14 @@ def share(path: str, free: Callable[[], int]) -> int:
     status = os.lstat(path)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0:
         raise spawn.StartError("unsafe_folder", "%s is not a directory of root's" % path)
-    if stat.S_IMODE(status.st_mode) != 0o2770:
+    if stat.S_IMODE(status.st_mode) != _SHARED:
         if os.listdir(path):
             message = "%s is there, and not empty: a shared folder is made by its sessions"
             raise spawn.StartError("unsafe_folder", message % path)
         group = free()
         with _As(group):
             os.chown(path, -1, group)
-            os.chmod(path, 0o2770)
+            os.chmod(path, _SHARED)
         return group
     return status.st_gid
 
@@ -153,15 +154,15 @@ def _is_of(line: str, user: spawn.User) -> bool:
 
 
 def _rewrite(change: Callable[[List[str]], List[str]]) -> None:
-    beside = _PASSWD + ".sandboxkit"
+    beside = _LIST + ".sandboxkit"
     try:
-        with open(_PASSWD, encoding="utf-8", errors="surrogateescape") as file:
+        with open(_LIST, encoding="utf-8", errors="surrogateescape") as file:
             text = file.read()
         lines = change((text if text.endswith("\n") or not text else text + "\n").splitlines(True))
         with open(beside, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.writelines(lines)
         os.chmod(beside, 0o644)
-        os.replace(beside, _PASSWD)
+        os.replace(beside, _LIST)
     except OSError:
         return  # they have a number all the same
 

@@ -25,6 +25,7 @@ _FROZEN_S = 5.0  # without a tick: the machine was paused, or has slept
 _FIRST_LEASE_S = 60.0  # for a host that has not said hello yet
 _FALLBACK_HOME = "/tmp"
 _MAX_SHOWN = 100  # arguments, and characters of each, in the list of processes
+_UNNOTICED = ("extend", "health")  # what is no sign of activity
 _ENDED_KEPT = 64  # detached processes that have ended, and that nobody has asked for
 
 
@@ -50,6 +51,26 @@ class Server:
         self._started = self._ticked = time.monotonic()
         self._activity = Activity(self._busy, lambda: self._settings.get("idle_timeout_s"))
         self._no_host_until = self._started + _FIRST_LEASE_S
+        self._makers: Dict[str, Callable[[Client, int, Dict[str, Any]], Channel]] = {
+            "exec": lambda host, number, request: Program(
+                host, number, loop, self._starters, request
+            ),
+            "file": lambda host, number, request: FileOperation(
+                host, number, loop, self._workers, request
+            ),
+            "connect": lambda host, number, request: Connection(host, number, loop, request),
+            "listen": lambda host, number, request: Listener(host, number, loop, request),
+            "user": lambda host, number, request: OwnUser(host, number, loop, self._users, request),
+            "hold": lambda host, number, _request: Hold(host, number, loop),
+            "sleeper": lambda host, number, _request: Sleeper(host, number, loop, self._activity),
+            "adopt": self._adopt,
+        }
+        self._answers: Dict[str, Callable[[Client, Dict[str, Any]], Dict[str, Any]]] = {
+            "processes": lambda _host, _request: {"processes": self._processes()},
+            "settings": self._change,
+            "extend": self._extend,
+            "health": self._health,
+        }
         loop.before_wait.append(self._flush)
         self._tick()
 
@@ -184,7 +205,7 @@ class Server:
         settings.update(user=user.name, uid=user.uid, home=user.home, workdir=workdir)
         return settings
 
-    def _change(self, request: Dict[str, Any]) -> None:
+    def _change(self, _client: Client, request: Dict[str, Any]) -> Dict[str, Any]:
         """One that was made ready in advance gets its owner, whose time begins now."""
         limits = {name: request.get(name) for name in ("lifetime_s", "idle_timeout_s")}
         if not all(limit is None or limit > 0 for limit in limits.values()):
@@ -192,20 +213,23 @@ class Server:
         self._settings.update(limits, env=request["env"])
         self._started = time.monotonic()
         self._activity.touch()
+        return {}
 
-    def _extend(self, seconds: float) -> None:
+    def _extend(self, _client: Client, request: Dict[str, Any]) -> Dict[str, Any]:
         """Put the end of the life-time off; without an end there is nothing to do."""
+        seconds = float(request["seconds"])
         if not 0 < seconds < float("inf"):
             raise StartError("failed", "it can be put off by more than 0 seconds only")
         if self._settings.get("lifetime_s"):
             self._settings["lifetime_s"] += seconds
+        return {"left_s": self._left_s()}
 
     def _left_s(self) -> Optional[float]:
         """Seconds until the life-time is over; None where it has no end."""
         lifetime = self._settings.get("lifetime_s")
         return self._started + float(lifetime) - time.monotonic() if lifetime else None
 
-    def _health(self, client: Client) -> Dict[str, Any]:
+    def _health(self, client: Client, _request: Dict[str, Any]) -> Dict[str, Any]:
         """How the machine does, and on which ports the guest listens for this host."""
         listeners = [c for c in client.channels.values() if isinstance(c, Listener)]
         ports = [channel.reply["port"] for channel in listeners if channel.reply]
@@ -275,41 +299,13 @@ class Server:
 
     def _make(self, client: Client, number: int, request: Dict[str, Any]) -> Channel:
         kind = request["op"]
-        if kind == "exec":
-            return Program(client, number, self.loop, self._starters, request)
-        if kind == "file":
-            return FileOperation(client, number, self.loop, self._workers, request)
-        if kind == "adopt":
-            return self._adopt(client, number, request)
-        return self._make_other(client, number, request)
-
-    def _make_other(self, client: Client, number: int, request: Dict[str, Any]) -> Channel:
-        kind = request["op"]
-        if kind == "connect":
-            return Connection(client, number, self.loop, request)
-        if kind == "listen":
-            return Listener(client, number, self.loop, request)
-        if kind == "user":
-            return OwnUser(client, number, self.loop, self._users, request)
-        if kind == "hold":
-            return Hold(client, number, self.loop)
-        if kind == "sleeper":
-            return Sleeper(client, number, self.loop, self._activity)
+        if kind in self._makers:
+            return self._makers[kind](client, number, request)
+        if kind not in self._answers:
+            raise StartError("unknown_op", "this guest does not know %r" % kind)
         channel = Channel(client, number, self.loop)
-        if kind == "processes":
-            channel.say_done({"processes": self._processes()})
-        elif kind == "settings":
-            self._change(request)
-            channel.say_done({})
-        elif kind == "extend":
-            channel.passive = True
-            self._extend(float(request["seconds"]))
-            channel.say_done({"left_s": self._left_s()})
-        elif kind == "health":
-            channel.passive = True
-            channel.say_done(self._health(client))
-        else:
-            channel.say_done(failure("unknown_op", "this guest does not know %r" % kind))
+        channel.passive = kind in _UNNOTICED
+        channel.say_done(self._answers[kind](client, request))
         return channel
 
     def _adopt(self, client: Client, number: int, request: Dict[str, Any]) -> Channel:

@@ -101,8 +101,11 @@ class Users:
         self._names.discard(user.name)
 
     def _free(self) -> int:
-        """A number that nobody has: by chance, for the kernel counts processes by it, and
-        containers beside this one may have users of ours, too."""
+        """A number that nobody has, by chance.
+
+        The kernel counts processes by it, and containers beside this one may have users of
+        ours, too.
+        """
         taken = self._spent | places.numbers()
         for _ in range(10 * _IDS):
             number = _FIRST_ID + int.from_bytes(os.urandom(4), "big") % _IDS

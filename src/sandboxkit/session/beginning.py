@@ -97,8 +97,8 @@ class Wanted:
 
     def _check_shared(self, sandbox: Sandbox) -> None:
         there = sandbox.info.provider
-        names = isinstance(self.provider, str | SandboxProvider)
-        if self.provider is not None and not (names and _name_of(self.provider) == there):
+        one = self.provider if isinstance(self.provider, str | SandboxProvider) else ()
+        if self.provider is not None and _name_of(one) != there:
             raise InvalidSpecError(
                 f"sandbox: this one is on {there!r}, and so the provider is {there!r} or left out, "
                 f"not {self.provider!r}"

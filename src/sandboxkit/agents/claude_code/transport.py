@@ -20,7 +20,7 @@ from claude_agent_sdk import (
     Transport,
 )
 
-from sandboxkit.agents.claude_code import lines, sdk
+from sandboxkit.agents.claude_code import arguments, lines, sdk
 from sandboxkit.agents.claude_code import options as option_rules
 from sandboxkit.agents.claude_code.binary import TARGET
 from sandboxkit.agents.claude_code.environment import cli_environment
@@ -157,8 +157,11 @@ class SandboxTransport(Transport):
         model = await self._resources.enter_async_context(
             model_route(self._sandbox, self._upstream, self.account, web=web)
         )
+        argv = sdk.build_command(options, self._cli)
+        if self._sandbox.is_shared:
+            argv = await arguments.unseen(argv, place.upload)
         return await self._sandbox.spawn(
-            sdk.build_command(options, self._cli),
+            argv,
             cwd=place.cwd,
             env=cli_environment(options, config_dir=place.config_dir, cwd=place.cwd, model=model),
             stdin=PIPE,
