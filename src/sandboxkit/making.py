@@ -88,11 +88,21 @@ async def make(
     return Parts(*parts, created=True, owns_provider=owns)
 
 
-async def take_up(chosen: OneProvider, sandbox_id: str, outside: Outside) -> Parts:
-    """Take up one that lives; see `Sandbox.attach`."""
+async def take_up(
+    chosen: OneProvider, sandbox_id: str, outside: Outside, spec: SandboxSpec | None = None
+) -> Parts:
+    """Take up one that lives; see `Sandbox.attach`.
+
+    Args:
+        chosen: The backend.
+        sandbox_id: Its id.
+        outside: The way out that this host keeps for it.
+        spec: Whose lease holds it, and whose `env` wins over what the gateway adds; None is
+            all defaults.
+    """
     async with contextlib.AsyncExitStack() as undo:
         provider, owns = await choose(chosen, undo)
-        spec, can = SandboxSpec(), provider.capabilities()
+        spec, can = spec or SandboxSpec(), provider.capabilities()
         handle = await provider.attach(sandbox_id)
         undo.push_async_callback(finish, handle.aclose)
         policy, differences = begun_with(handle.info, outside)
@@ -102,7 +112,7 @@ async def take_up(chosen: OneProvider, sandbox_id: str, outside: Outside) -> Par
         channel = await connect(handle, can.guest_user, spec, undo)
         place = Places(None).claim()  # it was there before, and takes none from others
         keeper = kept(handle, channel, place, entry, spec.lease_s, can=can, undo=undo)
-        network = await opened(policy, channel, outside, undo, env={}, owner=can.guest_user)
+        network = await opened(policy, channel, outside, undo, env=spec.env, owner=can.guest_user)
         undo.pop_all()
     info = described(handle.info, channel, differences)
     parts = (provider, handle, channel, info, keeper, network)

@@ -37,6 +37,7 @@ _HELLO_S = 30.0
 _CLOSE_S = 5.0
 _RETRY_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # before each attempt, then the last again
 _MAX_GUEST_CHANNELS = 1024
+_SILENT_S = 30.0  # a guest answers every lease: after this, the connection is not to be trusted
 _MOST_HELD_S = 7 * 86_400.0  # what a guest says of other hosts' leases is believed up to here
 _LOSS = (SandboxError, OSError)
 
@@ -374,11 +375,11 @@ class GuestClient:
                 await stream.send(wire.to_lines(data) if text else data)
 
     async def _keep_alive(self) -> None:
-        """Renew the lease; a connection that has been silent for half of it is lost."""
-        every = min(self._lease_s / 6, 10.0)
+        """Renew the lease; a connection that has been silent for half of it, or 30 s, is lost."""
+        every, silent_s = min(self._lease_s / 6, 10.0), min(self._lease_s / 2, _SILENT_S)
         while True:
             await anyio.sleep(every)
-            if time.monotonic() - self._heard > self._lease_s / 2:
+            if time.monotonic() - self._heard > silent_s:
                 raise ConnectionLostError("the guest has gone silent")
             self.send(wire.pack_json(wire.LEASE, 0, {"lease_s": self._lease_s}))
 

@@ -12,7 +12,7 @@ from sandboxkit.journal.moments import Moment
 from sandboxkit.journal.rows import Row
 from sandboxkit.providers.info import SandboxInfo
 from sandboxkit.reaping.look import Seen
-from sandboxkit.spec import IDLE_LABEL, KEY_LABEL, LEASE_LABEL, OWNER_LABEL
+from sandboxkit.spec import IDLE_LABEL, KEY_LABEL, LEASE_LABEL, NAME_LABEL, OWNER_LABEL
 
 LONG_S: Final = 600.0
 """Seconds by which a lease must be past where only the backend's times speak: more than the
@@ -84,13 +84,20 @@ def judge(info: SandboxInfo, row: Row | None, times: Times, *, paused: bool) -> 
         return Verdict("keep", held)
     unowned = is_orphan(row) or lease_is_long_past(info, times)
     if info.state == "paused":
-        if (paused and unowned) or _was_put_to_sleep(info, row, times):
-            return Verdict("remove", "paused, and its host is gone")
-        return Verdict("keep", "paused; `gc --paused` or `rm` removes it")
+        meant = (paused and unowned) or _was_put_to_sleep(info, row, times)
+        return _judge_paused(_waits(info, row, times), meant=meant)
     if info.state in _STILL:
         why, why_not = _STILL[info.state]
         return Verdict("remove", why) if unowned else Verdict("keep", why_not)
     return Verdict("look", "")
+
+
+def _judge_paused(waits: str | None, *, meant: bool) -> Verdict:
+    if waits is not None:
+        return Verdict("keep", waits)
+    if meant:
+        return Verdict("remove", "paused, and its host is gone")
+    return Verdict("keep", "paused; `gc --paused` or `rm` removes it")
 
 
 def _held(info: SandboxInfo, row: Row | None, times: Times) -> str | None:
@@ -117,12 +124,27 @@ def _was_put_to_sleep(info: SandboxInfo, row: Row | None, times: Times) -> bool:
     return all(times.here.until(hold.until) <= 0 for hold in row.holds)
 
 
+def _waits(info: SandboxInfo, row: Row | None, times: Times) -> str | None:
+    """Why one that has a name, and no host, is kept: it waits for the next; None if it does not.
+
+    That a process is dead is no reason to remove what shall outlive it.
+    """
+    if NAME_LABEL not in info.labels:
+        return None
+    if row is None:
+        return "it has a name, and another machine may take it up; `rm` removes it"
+    left_s = max((times.here.until(hold.until) for hold in row.holds), default=0.0)
+    return f"it has a name, and waits for a host for {left_s:.0f} s more" if left_s > 0 else None
+
+
 def after_look(info: SandboxInfo, row: Row | None, times: Times, seen: Seen) -> Verdict:
     """What is to be done with one that runs, once its guest has been asked."""
     if seen in _SEEN:
         return _SEEN[seen]
     if row is not None and any(hold.alive for hold in row.holds):
         return Verdict("keep", "in use by a process that has not renewed its lease")
+    if row is not None and (waits := _waits(info, row, times)) is not None:
+        return Verdict("keep", waits)
     if is_orphan(row):
         return Verdict("remove", "its host is gone")
     if seen == "absent" and lease_is_long_past(info, times):

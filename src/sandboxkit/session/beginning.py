@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import anyio.to_thread
 
@@ -36,6 +38,7 @@ class Wanted:
     """What a session was made with; see `Session`.
 
     Attributes:
+        name: The session's name; None without one.
         fork: Whether a second session is made of the one that is resumed.
         made: The spec that the machine was made with; None before, and for one that was given.
     """
@@ -50,6 +53,7 @@ class Wanted:
     workspace: Workspace | None
     on_progress: Listener | None
     wait_s: float
+    name: str | None = None
     fork: bool = False
     sandbox: Sandbox | None = None
     shared_folders: Sequence[str] = ()
@@ -62,6 +66,8 @@ class Wanted:
             InvalidSpecError: It does.
             UnsupportedError: The sandbox that is to be shared cannot be.
         """
+        if self.name is not None:
+            self._check_named(resume=resume)
         if self.sandbox is not None:
             self._check_shared(self.sandbox)
             return
@@ -89,11 +95,39 @@ class Wanted:
                 )
         if self.provider is None and (self.store is None or not resume):
             raise InvalidSpecError("name a provider; only a session out of a store has one")
-        on_idle = self.spec_fields.get("on_idle", None if self.spec is None else self.spec.on_idle)
-        if on_idle == "save" and self.store is None:
+        if self._on_idle == "save" and self.store is None:
             raise InvalidSpecError("on_idle='save' needs a place to save in: Session(store=...)")
         if self.workspace is not None and self.store is None:
             raise InvalidSpecError("workspace says what a store keeps: give a store as well")
+
+    @property
+    def _on_idle(self) -> object:
+        return self.spec_fields.get("on_idle", None if self.spec is None else self.spec.on_idle)
+
+    def _check_named(self, *, resume: bool) -> None:
+        if self.sandbox is not None:
+            raise InvalidSpecError("give either name or sandbox: a named session makes its own")
+        if self._on_idle in {"snapshot", "save"}:
+            raise InvalidSpecError(
+                f"on_idle={self._on_idle!r} would end a machine that another host may be using: a "
+                "named session sleeps by 'pause'; with a store, it is also taken up by its name "
+                "when its machine has ended"
+            )
+        if isinstance(self.provider, Pool):
+            raise InvalidSpecError(
+                "a machine of a Pool is its owner's, and ends with the session: for a named "
+                "session, give a provider"
+            )
+        if not isinstance(self.provider, str | SandboxProvider):
+            raise InvalidSpecError(
+                "a named session finds its sandbox, or makes it, at one backend: give one "
+                "provider, not a Sandbox, a list or None"
+            )
+        if resume:
+            raise InvalidSpecError(
+                "give either name or resume: a session that lives, or that the store has under "
+                "this name, is taken up by its name alone"
+            )
 
     def _check_shared(self, sandbox: Sandbox) -> None:
         there = sandbox.info.provider
@@ -116,6 +150,12 @@ class Wanted:
                 "a session with a store makes its own sandbox, whose files are the session's"
             )
         SharedSandbox.check(sandbox, self.spec_fields.get("user"), self.shared_folders)
+
+    def opened_store(self) -> AbstractAsyncContextManager[Store]:
+        """The store; one that was given by its URL is closed again."""
+        if self.store is None:
+            raise InvalidSpecError("there is no store")
+        return _opened(self.store)
 
     async def keeping(self, session_id: str, *, resume: bool) -> Keeping | None:
         """What keeps the session, not opened yet; None where it is not kept.
@@ -145,9 +185,23 @@ class Wanted:
         return agent
 
     async def make_sandbox(
-        self, agent: Agent, keeping: Keeping | None, session_id: str, *, resume: bool
+        self,
+        agent: Agent,
+        keeping: Keeping | None,
+        session_id: str,
+        *,
+        resume: bool,
+        make: Callable[[SandboxSpec], Awaitable[Sandbox]] | None = None,
     ) -> tuple[Sandbox, Agent, float]:
-        """The sandbox, the agent to start in it, and when the machine was asked for."""
+        """The sandbox, the agent to start in it, and when the machine was asked for.
+
+        Args:
+            agent: The agent.
+            keeping: What keeps the session, where it is kept.
+            session_id: The session.
+            resume: Whether it is in the store already.
+            make: Makes the sandbox; None is `Sandbox.create`.
+        """
         if self.sandbox is not None:
             began = time.monotonic()
             user, folders = self.spec_fields.get("user"), self.shared_folders
@@ -174,7 +228,10 @@ class Wanted:
         prepared = for_session(await agent.prepare(spec), session_id)
         self.made = prepared
         began = time.monotonic()
-        sandbox = await self._create(provider, prepared)
+        if make is not None:
+            sandbox = await make(prepared)
+        else:
+            sandbox = await self._create(provider, prepared)
         if keeping is not None:
             try:
                 await keeping.begin(sandbox, spec, self.secrets)
@@ -221,6 +278,20 @@ class Wanted:
         return await pool.claim_for(agent, secrets=self.secrets, wait_s=self.wait_s, **fields)
 
 
+def conversation_id(value: str) -> str:
+    """The id of a conversation.
+
+    Raises:
+        InvalidSpecError: It is not a UUID.
+    """
+    try:
+        return str(UUID(value))
+    except ValueError:
+        raise InvalidSpecError(
+            f"{value!r} is not the id of a conversation: it must be a UUID"
+        ) from None
+
+
 def _keeping() -> type[Keeping]:
     try:
         from sandboxkit.store.keeping import Keeping
@@ -229,6 +300,18 @@ def _keeping() -> type[Keeping]:
             'a session with a store needs another package: pip install "sandboxkit[store]"'
         ) from error
     return Keeping
+
+
+@asynccontextmanager
+async def _opened(store: Store | str) -> AsyncGenerator[Store]:
+    if not isinstance(store, str):
+        yield store
+        return
+    await anyio.to_thread.run_sync(_keeping)  # the imports take a while
+    from sandboxkit.store.store import Store
+
+    async with Store(store) as opened:
+        yield opened
 
 
 def _name_of(provider: OneProvider | Sequence[OneProvider]) -> str | None:

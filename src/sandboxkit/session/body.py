@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sandboxkit.sandbox import Sandbox
     from sandboxkit.session.beginning import Wanted
     from sandboxkit.session.dialogue import Dialogue
+    from sandboxkit.session.lasting import Lasting
     from sandboxkit.store.keeping import Keeping
 
 _CLOSE_S = 30.0
@@ -24,21 +25,24 @@ class Body:
     Args:
         wanted: What the session was made with.
         dialogue: Its agent, which is given each machine.
+        lasting: Its name, where it has one.
 
     Attributes:
         sandbox: The last machine, also one that has ended; None before the first.
         keeping: What keeps the session, where it is kept.
         clock: For how long there was a machine.
         began: When the last one was asked for, on the monotonic clock.
+        lived: Whether it was there before.
     """
 
-    def __init__(self, wanted: Wanted, dialogue: Dialogue) -> None:
-        self._wanted, self._dialogue = wanted, dialogue
+    def __init__(self, wanted: Wanted, dialogue: Dialogue, lasting: Lasting | None) -> None:
+        self._wanted, self._dialogue, self._lasting = wanted, dialogue, lasting
         self._agent: Agent | None = None
         self.sandbox: Sandbox | None = None
         self.keeping: Keeping | None = None
         self.clock = MachineClock()
         self.began = 0.0
+        self.lived = False
 
     @property
     def there(self) -> Sandbox:
@@ -57,6 +61,9 @@ class Body:
         Raises:
             SandboxError: See `Session`; `keeping` may then be there, and no new sandbox is.
         """
+        if self._lasting is not None:
+            await self._take_up(self._lasting)
+            return
         wanted, dialogue = self._wanted, self._dialogue
         keeping = self.keeping = await wanted.keeping(dialogue.id, resume=resume)
         if keeping is not None:
@@ -68,6 +75,19 @@ class Body:
         self.sandbox, self._agent, self.began = got
         self.clock.start(self.began)
         dialogue.open(self._agent, self.sandbox, keeping)
+
+    async def _take_up(self, lasting: Lasting) -> None:
+        """Have the one of this name, which is made if it does not live."""
+        dialogue = self._dialogue
+        entered = await lasting.enter(dialogue.id)
+        taken, self.keeping = entered.taken, entered.keeping
+        self.sandbox, self._agent = taken.sandbox, entered.agent
+        self.began, self.lived = entered.began, taken.lived
+        self.clock.start(self.began)
+        dialogue.id, dialogue.begun = taken.session, entered.resumed
+        dialogue.open(
+            entered.agent, taken.sandbox, self.keeping, lived=taken.lived, memo=taken.memo
+        )
 
     async def hydrate(self) -> None:
         """Make another one for a session that the store has, as `Session.resume` does.
@@ -95,5 +115,5 @@ class Body:
         if self._agent is not None:
             self._dialogue.open(self._agent, self.sandbox, self.keeping)
         if self.keeping is not None:
-            self.keeping.moved(self.sandbox)
+            self.keeping.goes_on_in(self.sandbox)
             self.keeping.started()

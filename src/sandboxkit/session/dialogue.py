@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandboxkit.gateway.decisions import Decision
     from sandboxkit.gateway.model.account import Account
     from sandboxkit.sandbox import Sandbox
+    from sandboxkit.session.memo import Memo
     from sandboxkit.session.states import StateMachine
     from sandboxkit.store.keeping import Keeping
 
@@ -43,7 +44,8 @@ class Dialogue:
         begun: Whether there is a conversation that must be found.
 
     Attributes:
-        id: The session's id: the conversation's, or of a kept one the store's.
+        id: The session's id: the conversation's; of a kept one the store's, and of a named one
+            the label's, whatever the agent calls the conversation.
         begun: See above; also once there was a result.
         usage: The tokens of all finished runs.
         cost_usd: Their cost as the agent reports it; None where it reports none.
@@ -70,6 +72,7 @@ class Dialogue:
         self._agent: Agent | None = None
         self._sandbox: Sandbox | None = None
         self._keeping: Keeping | None = None
+        self._memo: Memo | None = None
         self._conversation: Conversation | None = None
         self._turn: Turn | None = None
         self._refused: deque[Decision] = deque(maxlen=_REFUSALS)
@@ -81,7 +84,13 @@ class Dialogue:
     # the agent
 
     def open(
-        self, agent: Agent, sandbox: Sandbox, keeping: Keeping | None, *, lived: bool = False
+        self,
+        agent: Agent,
+        sandbox: Sandbox,
+        keeping: Keeping | None,
+        *,
+        lived: bool = False,
+        memo: Memo | None = None,
     ) -> None:
         """There is a machine for it now.
 
@@ -90,17 +99,27 @@ class Dialogue:
             sandbox: The machine.
             keeping: What keeps the session, where it is kept.
             lived: Whether the sandbox was there before, perhaps with the agent running in it.
+            memo: What the hosts of a named session tell each other.
         """
         self._agent, self._sandbox, self._keeping = agent, sandbox, keeping
         self._lived, self._closed = lived, False
         if self._unlisten is not None:
             self._unlisten()
+        self._memo = memo
         self._unlisten = sandbox.network.listen(self._decided)
 
     @property
     def conversation(self) -> Conversation | None:
         """The running agent; None where none runs."""
         return self._conversation
+
+    async def connect(self) -> None:
+        """Start the agent, or take it up; another host's is left for the next prompt to ask for."""
+        try:
+            await self.connected()
+        except AgentError as error:
+            if not self._lived or error.code != "held":
+                raise
 
     async def connected(self) -> Conversation:
         """The running agent, started if it does not run."""
@@ -115,13 +134,13 @@ class Dialogue:
         return self._conversation
 
     async def _start(self, agent: Agent, sandbox: Sandbox) -> Conversation:
-        named = self.id if self._keeping is None else self._keeping.conversation
+        named = self._conversation_id()
         if self._lived and self._starts == 0:
             adopted = await agent.adopt(sandbox, self._account, session_id=named)
             if adopted is not None:
                 return adopted
         start = partial(agent.start, sandbox, self._account, session_id=named)
-        if self._starts == 0 and not self.begun:
+        if self._starts == 0 and not self.begun and not self._lived:
             return await start(resume=False)
         try:
             return await start(resume=True)
@@ -129,6 +148,12 @@ class Dialogue:
             if error.code != "no_conversation" or await self._must_have_begun():
                 raise
             return await start(resume=False)
+
+    def _conversation_id(self) -> str:
+        """The id by which the agent knows the conversation."""
+        if self._keeping is not None:
+            return self._keeping.conversation
+        return self.id if self._memo is None else self._memo.conversation
 
     async def _must_have_begun(self) -> bool:
         """Whether there is a conversation to be found.
@@ -220,7 +245,9 @@ class Dialogue:
             self._keeping.turned(None if result is None else result.session_id)
         if result is not None:
             self.begun = True
-            if self._keeping is None:
+            if self._memo is not None:
+                self._memo.turned(result.session_id)
+            elif self._keeping is None:
                 self.id = result.session_id
             self.usage += result.usage
             if result.cost_usd is not None:

@@ -7,7 +7,7 @@ import logging
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import anyio.to_thread
 
@@ -29,11 +29,13 @@ from sandboxkit.health import DEADLINE_S, Health
 from sandboxkit.limits import WAIT_S
 from sandboxkit.machine import MachineUsage, known_prices
 from sandboxkit.sandbox import Sandbox
-from sandboxkit.session.beginning import Wanted
+from sandboxkit.session.beginning import Wanted, conversation_id
 from sandboxkit.session.body import Body
 from sandboxkit.session.dialogue import Dialogue, not_open
 from sandboxkit.session.health import session_health
 from sandboxkit.session.idling import SLEEP_S, Idling
+from sandboxkit.session.lasting import Lasting, check_keep
+from sandboxkit.session.named import KEEP_S
 from sandboxkit.session.states import StateMachine, States
 
 if TYPE_CHECKING:
@@ -55,7 +57,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CLOSE_S = 180.0
-_REFUSALS = 100  # that wait for the next event; then the oldest is dropped
 
 
 class Session:
@@ -83,6 +84,10 @@ class Session:
         resume: The id of an earlier conversation to take up. It must be in the sandbox, or
             in a store that the agent was given (`ClaudeAgentOptions.session_store`), or in
             `store`; then its files are brought back as well. See `Session.resume`.
+        name: The name of a session that lasts: it is taken up if it lives, in whichever process
+            it was begun, and made if it does not. Leaving lets go of it. See docs/sessions.md.
+        keep_s: Seconds that a named session's sandbox outlives its last host, whether that has
+            left or was killed; a `lease_s` in the spec wins.
         store: A `Store`, or the URL of its database: conversation and files are kept there as
             they grow, so that the session can go on in another sandbox.
         workspace: Which files; None is all of the work directory, or what the session that is
@@ -112,7 +117,7 @@ class Session:
         close_s: Seconds that the closing took; 0 before it.
 
     Raises:
-        InvalidSpecError: An id is not a UUID, or what is given contradicts itself.
+        InvalidSpecError: An id is not a UUID, a name cannot be one, or arguments contradict.
         UnsupportedError: `sandbox` cannot be shared.
     """
 
@@ -124,6 +129,8 @@ class Session:
         spec: SandboxSpec | None = None,
         id: str | None = None,  # noqa: A002 - the word of the whole API
         resume: str | None = None,
+        name: str | None = None,
+        keep_s: float = KEEP_S,
         store: Store | str | None = None,
         workspace: Workspace | None = None,
         on_progress: Listener | None = None,
@@ -153,20 +160,24 @@ class Session:
             wait_s=wait_s,
             sandbox=sandbox,
             shared_folders=shared_folders,
+            name=name,
         )
         self._wanted.check(resume=resume is not None)
+        self._lasting = None if name is None else Lasting(name, self._wanted, keep_s, id)
+        self._leave_s: float | None = None  # for how long the sandbox lives on; None ends it
+        self._for_good = False
         budgets = (budget,) if isinstance(budget, Budget) else tuple(budget)
         self._account = Account(Meter(prices), budgets, None if models is None else tuple(models))
         self._machine_price = machine_price
         self._closed = False
         self._states = StateMachine()
         self._dialogue = Dialogue(
-            _uuid(id or resume or str(uuid4())),
+            conversation_id(id or resume or str(uuid4())),
             self._account,
             self._states,
             begun=resume is not None,
         )
-        self._body = Body(self._wanted, self._dialogue)
+        self._body = Body(self._wanted, self._dialogue, self._lasting)
         self._idling = Idling(self._wanted, self._body, self._dialogue, self._states)
         self.create_s = self.close_s = 0.0
 
@@ -205,7 +216,8 @@ class Session:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._sandbox else "not entered"
-        return f"<Session {self.id} {state}>"
+        named = "" if self._lasting is None else f" {self._lasting.name!r}"
+        return f"<Session{named} {self.id} {state}>"
 
     @property
     def id(self) -> str:
@@ -289,6 +301,10 @@ class Session:
     async def __aenter__(self) -> Self:
         """Create the sandbox and start the agent. What fails leaves nothing behind.
 
+        A named session that lives is taken up: its sandbox as it is, and the agent, if one
+        still runs in it. While another host uses that agent, the session can be entered, and
+        its prompts raise `AgentError`, code `held`.
+
         Raises:
             SandboxError: See `Sandbox.create`, and `Agent.prepare` and `Agent.start`.
         """
@@ -303,7 +319,8 @@ class Session:
                 await run_to_end(self._keeping.close(None), deadline_s=_CLOSE_S)
             raise
         try:
-            await self._dialogue.connected()
+            await self._dialogue.connect()
+            self._leave_s = self._lasting.keep_s if self._lasting is not None else None
         except BaseException as error:
             self._states.fail(error)
             with contextlib.suppress(StoreError):
@@ -318,7 +335,10 @@ class Session:
     async def _create(self) -> None:
         await anyio.to_thread.run_sync(known_prices)  # it reads a file
         await self._body.make(resume=self._dialogue.begun)
-        if self._sandbox is not self._wanted.provider:
+        if self._lasting is not None and self._body.lived:
+            # A failure from here on does not end what was there before.
+            self._leave_s = self._lasting.keep_s
+        elif self._sandbox is not self._wanted.provider:
             self.create_s = time.monotonic() - self._body.began
 
     async def wake(self) -> None:
@@ -412,10 +432,41 @@ class Session:
 
     # the end
 
+    async def detach(self, keep_s: float | None = None) -> None:
+        """Let go of a named session: agent and sandbox live on, to be taken up by its name.
+
+        Args:
+            keep_s: For how many seconds without any host; None is the session's `keep_s`.
+
+        Raises what `aclose` raises, and `InvalidSpecError` where the session has no name.
+        """
+        if self._lasting is None:
+            raise InvalidSpecError("only a session with a name lives on: Session(..., name=...)")
+        self._check_open()
+        if keep_s is not None:
+            self._leave_s = check_keep(keep_s)
+        await self.aclose()
+
+    async def destroy(self) -> None:
+        """End the session for good, with its sandbox, whoever else uses it; its name is free.
+
+        A store keeps what was said and made, to be resumed by its id, and forgets the name.
+        A named session need not have been entered. Without a name, it is `aclose`.
+
+        Raises what `aclose` raises, and `SandboxError` where the backend does not let it.
+        """
+        if self._lasting is not None and self._sandbox is None:
+            self._closed = True
+            await self._lasting.remove()
+            return
+        self._leave_s, self._for_good = None, True
+        await self.aclose()
+
     async def aclose(self) -> None:
         """End the agent, and the sandbox that was made for it. Idempotent.
 
-        A running prompt fails. Cancellation waits until all is done.
+        A running prompt fails. Cancellation waits until all is done. Of a named session it lets
+        go, as `detach` does.
 
         Raises:
             StoreError: The session's last state could not be saved; all else is done. What was
@@ -443,13 +494,16 @@ class Session:
         keeping, unsaved = self._keeping, None
         owned = self._sandbox is not None and self._sandbox is not self._wanted.provider
         try:
+            ends = self._leave_s is None
             if self._idling.asleep == "pause" and owned and self._sandbox is not None:
-                await self._sandbox.aclose()  # first: nothing in it could answer
-            await self._dialogue.aclose()
+                await self._thaw(self._sandbox, ends=ends)
+            await (self._dialogue.aclose() if ends else self._dialogue.detach())
             if keeping is not None:
                 unsaved = await keeping.end()
         finally:
-            if owned and self._sandbox is not None:
+            if self._lasting is not None:
+                await self._lasting.close(self._leave_s, for_good=self._for_good)
+            elif owned and self._sandbox is not None:
                 await self._sandbox.aclose()
             self._body.clock.stop()
             await self._idling.forget_images()
@@ -457,6 +511,15 @@ class Session:
             if keeping is not None:
                 await keeping.close(unsaved)
         return unsaved
+
+    async def _thaw(self, sandbox: Sandbox, *, ends: bool) -> None:
+        """Nothing in a paused machine could answer: it is ended first, or goes on."""
+        if ends:
+            await sandbox.destroy()
+            return
+        with contextlib.suppress(SandboxError):
+            await self._idling.awake()
+        await self._idling.aclose()
 
     async def __aexit__(
         self,
@@ -474,12 +537,3 @@ class Session:
     def _check_open(self) -> None:
         if self._sandbox is None or self._closed:
             raise not_open(closed=self._closed)
-
-
-def _uuid(value: str) -> str:
-    try:
-        return str(UUID(value))
-    except ValueError:
-        raise InvalidSpecError(
-            f"{value!r} is not the id of a conversation: it must be a UUID"
-        ) from None

@@ -13,6 +13,7 @@ import anyio
 
 from sandboxkit.concurrency import cancel_and_wait
 from sandboxkit.errors import SandboxError, SizeLimitError, StoreError, UnsupportedError
+from sandboxkit.spec import NAME_LABEL
 from sandboxkit.store.archive import Archive
 from sandboxkit.store.capture import Captured, capture
 from sandboxkit.store.recipe import check_place, recipe_of, spec_of, workspace_of
@@ -161,6 +162,9 @@ class Keeping:
             await restore(sandbox, self._store.blobs, self._tree, self._rules)
             self._captured = self._saved = Captured(self._tree)
         recipe = recipe_of(spec, sandbox, secrets, self._rules)
+        before = None if self._record is None else self._record.spec.get("name")
+        if name := sandbox.info.labels.get(NAME_LABEL, before):
+            recipe["name"] = name
         await self._store.sessions.update(self._writer, spec=recipe, backend=sandbox.info.provider)
         self._sandbox = sandbox
 
@@ -169,8 +173,8 @@ class Keeping:
         self._live, self._rests = True, False
         self._task = asyncio.ensure_future(self._follow())
 
-    def moved(self, sandbox: Sandbox) -> None:
-        """The session goes on in another sandbox, which has all its files."""
+    def goes_on_in(self, sandbox: Sandbox) -> None:
+        """The session is in this sandbox from now on, which has all its files; see `take`."""
         self._sandbox = sandbox
 
     # as it grows

@@ -131,6 +131,27 @@ class Sessions:
             rows = (await connection.execute(select(sessions).order_by(*order))).mappings().all()
             return [await _record(connection, row) for row in rows]
 
+    async def named(self, name: str) -> str | None:
+        """The id of the session that has this name; None where none has."""
+        async with self._database.reading() as connection:
+            order = sessions.c.updated.desc(), sessions.c.id
+            rows = await connection.execute(select(sessions.c.id, sessions.c.spec).order_by(*order))
+            found = [str(each.id) for each in rows if json.loads(each.spec).get("name") == name]
+        return found[0] if found else None
+
+    async def unname(self, name: str) -> None:
+        """Take a name from the sessions that have it."""
+
+        async def work(connection: AsyncConnection) -> None:
+            rows = (await connection.execute(select(sessions.c.id, sessions.c.spec))).all()
+            for each in rows:
+                spec = json.loads(each.spec)
+                if spec.pop("name", None) == name:
+                    which = update(sessions).where(sessions.c.id == each.id)
+                    await connection.execute(which.values(spec=json.dumps(spec)))
+
+        await self._database.write(work)
+
     async def take_over(self, session_id: str) -> tuple[Writer, SessionRecord]:
         """The right to write a session, and what it was then.
 
@@ -199,12 +220,13 @@ class Sessions:
             record = await _get(connection, session_id)
             now = time.time()
             same = record.conversation == session_id
+            spec = {field: value for field, value in record.spec.items() if field != "name"}
             await connection.execute(
                 insert(sessions).values(
                     id=target,
                     agent=record.agent,
                     backend=record.backend,
-                    spec=json.dumps(record.spec),
+                    spec=json.dumps(spec),
                     state="saved",
                     created=now,
                     updated=now,

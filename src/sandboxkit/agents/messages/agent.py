@@ -145,6 +145,19 @@ class Messages(Agent):
         kept._shelf = Shelf(archive)  # noqa: SLF001 - its own kind
         return kept
 
+    def durable(self) -> Agent:
+        """See `Agent.durable`: what was said must be there for the next host.
+
+        Raises:
+            InvalidSpecError: It would be in this object's memory alone.
+        """
+        if not self._shelf.lasts:
+            raise InvalidSpecError(
+                "a named session goes on in other processes, and so must its conversation: "
+                'Messages(store="a/directory"), or Session(..., store=...)'
+            )
+        return self
+
     def _check_names(self) -> None:
         names = [tool.name for tool in self._tools]
         names += [str(tool.get("name")) for tool in self._server_tools]

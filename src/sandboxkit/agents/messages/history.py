@@ -175,6 +175,11 @@ class Shelf:
         self._keep = Folder(keep) if isinstance(keep, Path) else keep
         self._kept: dict[str, History] = {}
 
+    @property
+    def lasts(self) -> bool:
+        """Whether what is kept outlives the agent's object."""
+        return self._keep is not None
+
     async def take(self, session_id: str, *, resume: bool) -> History:
         """The conversation of an id: to be taken up, or begun.
 
