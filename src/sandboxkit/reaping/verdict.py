@@ -93,11 +93,9 @@ def judge(info: SandboxInfo, row: Row | None, times: Times, *, paused: bool) -> 
 
 
 def _judge_paused(waits: str | None, *, meant: bool) -> Verdict:
-    if waits is not None:
-        return Verdict("keep", waits)
-    if meant:
-        return Verdict("remove", "paused, and its host is gone")
-    return Verdict("keep", "paused; `gc --paused` or `rm` removes it")
+    if not meant:
+        return Verdict("keep", "paused; `gc --paused` or `rm` removes it")
+    return Verdict("keep", waits) if waits else Verdict("remove", "paused, and its host is gone")
 
 
 def _held(info: SandboxInfo, row: Row | None, times: Times) -> str | None:
