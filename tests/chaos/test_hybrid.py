@@ -69,9 +69,7 @@ async def rounds(
     return tally
 
 
-async def test_six_sessions(
-    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_six_sessions(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agents = ["messages"]
     await rounds(engine, tmp_path, batches=2, sessions=3, faults=6, agents=agents)
     await nothing_is_left("docker", lambda: living(engine), monkeypatch)

@@ -45,6 +45,11 @@ class Body:
         self.lived = False
 
     @property
+    def owned(self) -> Sandbox | None:
+        """The last machine, where it is not one of the caller's."""
+        return None if self.sandbox is self._wanted.provider else self.sandbox
+
+    @property
     def there(self) -> Sandbox:
         """The last machine.
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import anyio.to_thread
 
-from sandboxkit.agents.base import Agent, Conversation, RunResult, Usage
+from sandboxkit.agents.base import Agent, Conversation, RunResult
 from sandboxkit.agents.events import Finished
 from sandboxkit.agents.stream import EventStream, Turn
 from sandboxkit.concurrency import run_to_end
@@ -27,16 +27,18 @@ from sandboxkit.gateway.model.budget import Budget
 from sandboxkit.gateway.model.meter import Meter
 from sandboxkit.health import DEADLINE_S, Health
 from sandboxkit.limits import WAIT_S
-from sandboxkit.machine import MachineUsage, known_prices
+from sandboxkit.machine import known_prices
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.session.beginning import Wanted, conversation_id
 from sandboxkit.session.body import Body
 from sandboxkit.session.dialogue import Dialogue, not_open
+from sandboxkit.session.ending import Ending
+from sandboxkit.session.figures import Figures
 from sandboxkit.session.health import session_health
 from sandboxkit.session.idling import SLEEP_S, Idling
 from sandboxkit.session.lasting import Lasting, check_keep
 from sandboxkit.session.named import KEEP_S
-from sandboxkit.session.states import StateMachine, States
+from sandboxkit.session.states import StateMachine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,7 +61,7 @@ log = logging.getLogger(__name__)
 _CLOSE_S = 180.0
 
 
-class Session:
+class Session(Figures):
     """An agent in a sandbox of its own, for an `async with` block.
 
     ```python
@@ -112,10 +114,6 @@ class Session:
             `Pool`, these are `env` and `network`; with `sandbox`, `user`: the name of the agent's
             own user, which none is made up for then.
 
-    Attributes:
-        create_s: Seconds that the creation of the sandbox took; 0 for one of the caller's.
-        close_s: Seconds that the closing took; 0 before it.
-
     Raises:
         InvalidSpecError: An id is not a UUID, a name cannot be one, or arguments contradict.
         UnsupportedError: `sandbox` cannot be shared.
@@ -164,8 +162,6 @@ class Session:
         )
         self._wanted.check(resume=resume is not None)
         self._lasting = None if name is None else Lasting(name, self._wanted, keep_s, id)
-        self._leave_s: float | None = None  # for how long the sandbox lives on; None ends it
-        self._for_good = False
         budgets = (budget,) if isinstance(budget, Budget) else tuple(budget)
         self._account = Account(Meter(prices), budgets, None if models is None else tuple(models))
         self._machine_price = machine_price
@@ -179,7 +175,8 @@ class Session:
         )
         self._body = Body(self._wanted, self._dialogue, self._lasting)
         self._idling = Idling(self._wanted, self._body, self._dialogue, self._states)
-        self.create_s = self.close_s = 0.0
+        parts = (self._body, self._dialogue, self._idling, self._account, self._lasting)
+        self._ending = Ending(*parts)
 
     @classmethod
     def resume(
@@ -220,26 +217,6 @@ class Session:
         return f"<Session{named} {self.id} {state}>"
 
     @property
-    def id(self) -> str:
-        """The id of the conversation; of a session with a store, the id to resume it by."""
-        return self._dialogue.id
-
-    @property
-    def usage(self) -> Usage:
-        """The tokens of all finished runs, as the agent reports them."""
-        return self._dialogue.usage
-
-    @property
-    def cost_usd(self) -> float | None:
-        """Their cost as the agent reports it; None where it reports none."""
-        return self._dialogue.cost_usd
-
-    @property
-    def connect_s(self) -> float:
-        """Seconds that the last start of the agent took."""
-        return self._dialogue.connect_s
-
-    @property
     def sandbox(self) -> Sandbox:
         """The session's sandbox. What is asked of one that the session has paused wakes it.
 
@@ -259,29 +236,6 @@ class Session:
     @property
     def _keeping(self) -> Keeping | None:
         return self._body.keeping
-
-    @property
-    def states(self) -> States:
-        """The state that the session is in, to be read and followed."""
-        return self._states
-
-    @property
-    def meter(self) -> Meter:
-        """What was asked of models, as the gateway has counted it.
-
-        `meter.total`, `meter.by_model`, `meter.calls`; and `async for call in meter.follow()`.
-        """
-        return self._account.meter
-
-    @property
-    def machine(self) -> MachineUsage:
-        """How long there has been a machine, and what that costs beside the model."""
-        seconds = self._body.clock.seconds
-        if self._sandbox is None:
-            return MachineUsage(seconds, 0.0)
-        info = self._sandbox.info
-        price = self._machine_price or known_prices().get(info.provider)
-        return MachineUsage(seconds, None if price is None else price.of(info, seconds))
 
     @property
     def conversation(self) -> Conversation:
@@ -320,7 +274,7 @@ class Session:
             raise
         try:
             await self._dialogue.connect()
-            self._leave_s = self._lasting.keep_s if self._lasting is not None else None
+            self._ending.keep_s = self._lasting.keep_s if self._lasting is not None else None
         except BaseException as error:
             self._states.fail(error)
             with contextlib.suppress(StoreError):
@@ -337,8 +291,8 @@ class Session:
         await self._body.make(resume=self._dialogue.begun)
         if self._lasting is not None and self._body.lived:
             # A failure from here on does not end what was there before.
-            self._leave_s = self._lasting.keep_s
-        elif self._sandbox is not self._wanted.provider:
+            self._ending.keep_s = self._lasting.keep_s
+        elif self._body.owned is not None:
             self.create_s = time.monotonic() - self._body.began
 
     async def wake(self) -> None:
@@ -444,7 +398,7 @@ class Session:
             raise InvalidSpecError("only a session with a name lives on: Session(..., name=...)")
         self._check_open()
         if keep_s is not None:
-            self._leave_s = check_keep(keep_s)
+            self._ending.keep_s = check_keep(keep_s)
         await self.aclose()
 
     async def destroy(self) -> None:
@@ -459,7 +413,7 @@ class Session:
             self._closed = True
             await self._lasting.remove()
             return
-        self._leave_s, self._for_good = None, True
+        self._ending.keep_s, self._ending.for_good = None, True
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -479,7 +433,7 @@ class Session:
         unsaved: SandboxError | None = None
         try:
             await run_to_end(self._idling.aclose(), deadline_s=SLEEP_S)
-            unsaved = await run_to_end(self._close(), deadline_s=_CLOSE_S)
+            unsaved = await run_to_end(self._ending.run(), deadline_s=_CLOSE_S)
         finally:
             self.close_s = time.monotonic() - began
             self._states.to("closed")
@@ -489,37 +443,6 @@ class Session:
                 f"saved before: {unsaved}",
                 code=unsaved.code if isinstance(unsaved, StoreError) else None,
             ) from unsaved
-
-    async def _close(self) -> SandboxError | None:
-        keeping, unsaved = self._keeping, None
-        owned = self._sandbox is not None and self._sandbox is not self._wanted.provider
-        try:
-            ends = self._leave_s is None
-            if self._idling.asleep == "pause" and owned and self._sandbox is not None:
-                await self._thaw(self._sandbox, ends=ends)
-            await (self._dialogue.aclose() if ends else self._dialogue.detach())
-            if keeping is not None:
-                unsaved = await keeping.end()
-        finally:
-            if self._lasting is not None:
-                await self._lasting.close(self._leave_s, for_good=self._for_good)
-            elif owned and self._sandbox is not None:
-                await self._sandbox.aclose()
-            self._body.clock.stop()
-            await self._idling.forget_images()
-            self._account.meter.close()
-            if keeping is not None:
-                await keeping.close(unsaved)
-        return unsaved
-
-    async def _thaw(self, sandbox: Sandbox, *, ends: bool) -> None:
-        """Nothing in a paused machine could answer: it is ended first, or goes on."""
-        if ends:
-            await sandbox.destroy()
-            return
-        with contextlib.suppress(SandboxError):
-            await self._idling.awake()
-        await self._idling.aclose()
 
     async def __aexit__(
         self,
