@@ -316,7 +316,7 @@ async def test_a_guest_that_forgot_us_listens_again() -> None:
             with anyio.fail_after(20):
                 await heard.wait()
         assert address.port == 4321
-    listen = {"op": "listen", "host": "127.0.0.1"}
+    listen = {"op": "listen", "host": "127.0.0.1", "passive": False}
     assert again == [{**listen, "port": 0}, {**listen, "port": 4321}]
 
 

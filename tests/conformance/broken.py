@@ -46,7 +46,7 @@ class Broken(SandboxProvider):
         async for info in self.docker.list(labels):
             yield info
 
-    async def destroy(self, handle: SandboxHandle) -> None:
+    async def end(self, handle: SandboxHandle) -> None:
         await handle.destroy()
 
     async def aclose(self) -> None:
@@ -76,7 +76,7 @@ class BrokenHandle(SandboxHandle):
         return BrokenChannel(channel, self._provider, self._connections)
 
     async def destroy(self) -> None:
-        await self._provider.destroy(self._inner)
+        await self._provider.end(self._inner)
 
 
 class BrokenChannel(ByteChannel):
@@ -198,7 +198,7 @@ class ListsWhateverThereIs(Broken):
 
 
 class LeavesWhatItDestroys(Broken):
-    async def destroy(self, handle: SandboxHandle) -> None:
+    async def end(self, handle: SandboxHandle) -> None:
         self.left.append(handle)
 
 

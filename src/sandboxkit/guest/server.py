@@ -402,7 +402,7 @@ def _make_usable(path: str, uid: int) -> None:
     try:
         os.makedirs(path)
         if os.getuid() != uid:
-            os.chmod(path, 0o777)  # noqa: S103 - the guest may not give it away, only open it
+            os.chmod(path, 0o777)  # the guest may not give it away, only open it
     except OSError:
         return
 
