@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -29,6 +30,8 @@ from tests.chaos.application import Order, Record
 
 END_S = 100.0  # for an application that nothing disturbs any more
 GONE_S = 120.0  # a guest that no host has greeted yet waits 60 s for one
+STEPS = 14  # of all sessions together, from one fault to the next
+STILL_S = 8.0
 CLOCKS_S = (-30 * 86_400.0, -3600.0, 5.0, 3600.0, 30 * 86_400.0)
 TOKEN = re.compile(r"(prompt|answer) ([\w]+-\d+);")
 WORK = """
@@ -104,6 +107,7 @@ class Chaos:
         self._directory = directory
         self._chance = random.Random(seed)
         self._delete = delete
+        self._deck: list[str] = []
         self._story: list[str] = []
         self._mark = f"SANDBOXKIT_CHAOS={secrets.token_hex(8)}"
         self._host: asyncio.subprocess.Process | None = None
@@ -122,10 +126,10 @@ class Chaos:
             self._order = Order(**order)
             await self._start()
             for _ in range(faults):
-                await asyncio.sleep(self._chance.uniform(0.05, 1.5))
+                await self._some_moment()
                 if self._ended():
                     break
-                kind = self._chance.choice(list(self._faults))
+                kind = self._next_kind()
                 self._story.append(f"{time.monotonic():.1f} {kind}")
                 await self._faults[kind]()
                 tally.faults[kind] += 1
@@ -137,6 +141,25 @@ class Chaos:
             self._check(name, conversation(shown[name]), tally)
         assert not self._processes()
         await self._sweep()
+
+    def _next_kind(self) -> str:
+        """By chance, and none twice before each has come once."""
+        if not self._deck:
+            self._deck = self._chance.sample(sorted(self._faults), len(self._faults))
+        return self._deck.pop()
+
+    async def _some_moment(self) -> None:
+        """Somewhere in the next steps of the sessions; or a while later, where none gets on."""
+        steps = self._steps() + self._chance.randrange(STEPS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STILL_S):
+                while self._steps() < steps and not self._ended():
+                    await asyncio.sleep(0.01)
+        await asyncio.sleep(self._chance.uniform(0, 0.3))
+
+    def _steps(self) -> int:
+        files = (self._directory / name for name in self._order.sessions)
+        return sum(file.read_bytes().count(b"\n") for file in files if file.exists())
 
     def _session_of(self, request: ModelRequest) -> str:
         return conversation(request)[-1][1].partition("-")[0]
@@ -250,6 +273,7 @@ async def nothing_is_left(
         assert time.monotonic() < deadline, (left, [(one.info.id, one.why) for one in said])
         await asyncio.sleep(0.2)
         said = await sk.reap(provider, paused=True)
+        print(round(time.monotonic()), [(one.info.id, one.info.state, one.why) for one in said])
         assert all(one.action != "failed" for one in said)
     held = [row for row in (await journal().rows()).values() if row.holds and not row.ended]
     assert not [hold for row in held for hold in row.holds if hold.alive]

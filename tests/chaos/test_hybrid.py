@@ -51,27 +51,25 @@ async def living(host: str) -> set[str]:
         await provider.aclose()
 
 
-async def rounds(
-    host: str, directory: Path, *, batches: int, sessions: int, faults: int, agents: Sequence[str]
-) -> Tally:
-    tally = Tally()
-    for seed in range(batches):
-        chaos = Chaos(
-            "docker",
-            agent=agents[seed % len(agents)],
-            directory=directory / f"batch-{seed}",
-            sessions=sessions,
-            seed=seed,
-            delete=remover(host),
-        )
-        await chaos.run(faults, tally)
-    print(tally)
-    return tally
+async def disturbed(
+    host: str, directory: Path, tally: Tally, *, agent: str, sessions: int, faults: int
+) -> None:
+    seed = tally.sessions
+    chaos = Chaos(
+        "docker",
+        agent=agent,
+        directory=directory / f"from-{seed}",
+        sessions=sessions,
+        seed=seed,
+        delete=remover(host),
+    )
+    await chaos.run(faults, tally)
 
 
 async def test_six_sessions(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    agents = ["messages"]
-    await rounds(engine, tmp_path, batches=2, sessions=3, faults=6, agents=agents)
+    tally = Tally()
+    await disturbed(engine, tmp_path, tally, agent="messages", sessions=6, faults=6)
+    assert len(tally.faults) == 4
     await nothing_is_left("docker", lambda: living(engine), monkeypatch)
 
 
@@ -79,8 +77,12 @@ async def test_six_sessions(engine: str, tmp_path: Path, monkeypatch: pytest.Mon
 async def test_a_hundred_sessions(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agents = ["messages", "messages", "messages", "claude-code"]
-    tally = await rounds(engine, tmp_path, batches=20, sessions=5, faults=8, agents=agents)
+    tally = Tally()
+    for _ in range(9):
+        await disturbed(engine, tmp_path, tally, agent="messages", sessions=10, faults=12)
+    for _ in range(2):
+        await disturbed(engine, tmp_path, tally, agent="claude-code", sessions=5, faults=8)
+    print(tally)
     assert tally.sessions == 100
     assert tally.resumed > 50
     await nothing_is_left("docker", lambda: living(engine), monkeypatch)
