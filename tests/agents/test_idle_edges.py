@@ -296,6 +296,8 @@ async def test_a_store_that_is_down_keeps_it_awake(
     async with ScriptedModel([say("Yes."), say("Yes.")]) as model:
         async with sleepy("save", store, model) as session:
             await session.run("Well?")
+            await session.sandbox.files.write("first", "so that there is a folder")
+            await session.save()
             (tmp_path / "files").rename(tmp_path / "away")
             (tmp_path / "files").write_text("in the way")
             await session.sandbox.files.write("file", "kept")

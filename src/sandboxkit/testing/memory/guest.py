@@ -235,6 +235,8 @@ class Guest:
             client.channels[number] = FileOperation(client, number, request, files)
         elif kind == "adopt":
             client.channels[number] = self._adopt(client, number, str(request["process"]))
+        elif kind == "hold":  # nothing here ends because it is idle
+            client.channels[number] = Channel(client, number)
         elif kind == "settings":
             self._settings |= {**request, "env": {**self._env, **request.get("env", {})}}
             self._started = time.monotonic()
