@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+import anyio
 from claude_agent_sdk import (
     AssistantMessage,
+    ClaudeAgentOptions,
     ClaudeSDKClient,
     HookMatcher,
     Message,
@@ -22,7 +24,8 @@ from claude_agent_sdk import (
     tool,
 )
 
-from sandboxkit.agents.claude_code import SandboxTransport
+from sandboxkit.agents.claude_code import SandboxTransport, claude_code_artifact
+from sandboxkit.sandbox import Sandbox
 from sandboxkit.testing import Reply, ScriptedModel, call, fail, say
 from tests.agents.places import Inside, Local, Place, ask, result_of, trace
 
@@ -285,3 +288,22 @@ async def test_stderr_comes_by_whole_lines_whatever_the_callback_does(inside: In
     assert result.result == "Hello."
     assert len(lines) > 1
     assert all(line.strip() and "\n" not in line for line in lines)
+
+
+async def test_a_turn_is_activity_and_the_waiting_cli_is_none(engine: str) -> None:
+    model = ScriptedModel([Reply([say("At last.")], delay_s=3.0)])
+    artifact = await claude_code_artifact()
+    async with (
+        model,
+        Sandbox.create("docker", artifacts=[artifact], idle_timeout_s=2.0) as sandbox,
+    ):
+        options = ClaudeAgentOptions(env={"ANTHROPIC_BASE_URL": model.url})
+        transport = SandboxTransport(sandbox, options)
+        async with ClaudeSDKClient(options, transport=transport) as client:
+            await client.query("Think")
+            messages = [message async for message in client.receive_response()]
+            assert isinstance(messages[-1], ResultMessage)
+            with anyio.fail_after(60):
+                while sandbox.failure is None:
+                    await anyio.sleep(0.05)
+            assert sandbox.failure.code == "idle"

@@ -230,6 +230,8 @@ class Idling:
         try:
             sandbox.activity.gate(None)
             await sandbox.resume()
+            if sandbox.failure is not None:
+                raise sandbox.failure
         except _GONE as error:
             if keeping is None:
                 self._states.fail(error)

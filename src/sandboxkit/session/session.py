@@ -110,8 +110,9 @@ class Session(Figures):
             have what the agent needs, and the backend must let its guest be root.
         shared_folders: For `sandbox`: folders, such as `/shared/board`, that the agents of those
             sessions can read and write that name them. They are made, and stay.
-        **spec_fields: Single fields of the spec, as for `Sandbox.create`. For a machine of a
-            `Pool`, these are `env` and `network`; with `sandbox`, `user`: the name of the agent's
+        **spec_fields: Single fields of the spec, as for `Sandbox.create`; and `on_idle`, for
+            what is done with the machine when nothing was done in it for `idle_timeout_s`. For a
+            machine of a `Pool`, these are `env` and `network`; with `sandbox`, `user`: the name of the agent's
             own user, which none is made up for then.
 
     Raises:

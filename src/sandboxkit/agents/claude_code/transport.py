@@ -127,9 +127,11 @@ class SandboxTransport(Transport):
         """
         if self._process is not None:
             return
+        self._turns.started()
         try:
             self._process = await self._start()
         except BaseException as error:
+            self._turns.end()
             await run_to_end(self._resources.aclose(), deadline_s=_CLOSE_S)
             raised = self._as_sdk_error(error)
             if raised is None:

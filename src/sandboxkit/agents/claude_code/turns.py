@@ -26,6 +26,12 @@ class Turns:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._held: contextlib.AbstractContextManager[None] | None = None
+        self._starts = False
+
+    def started(self) -> None:
+        """The CLI starts; that is over with its first answer."""
+        self._begin()
+        self._starts = True
 
     def said(self, data: str) -> None:
         """The host has a message for the CLI: with a prompt, a turn begins."""
@@ -34,12 +40,13 @@ class Turns:
         except ValueError:
             return
         if isinstance(message, dict) and cast("dict[str, Any]", message).get("type") == "user":
+            self._starts = False
             self._begin()
 
     def heard(self, message: dict[str, Any]) -> None:
         """The CLI has said something; prompts may wait there, and go on after a result."""
         kind = message.get("type")
-        if kind == "result":
+        if kind == "result" or (self._starts and kind == "control_response"):
             self.end()
         elif kind in _WORKS:
             self._begin()
@@ -53,6 +60,7 @@ class Turns:
 
     def end(self) -> None:
         """No turn is under way."""
+        self._starts = False
         held, self._held = self._held, None
         if held is not None:
             held.__exit__(None, None, None)
