@@ -199,7 +199,7 @@ async def _guest(channel: GuestClient | Fallback, info: SandboxInfo) -> HealthPa
     if info.state == "paused":
         return HealthPart("paused", "with its machine")
     began = time.monotonic()
-    asking = channel.channel({"op": "health"})
+    asking = channel.channel({"op": "health", "passive": True})
     try:
         said = await asking.finished()
     finally:

@@ -177,3 +177,10 @@ async def test_a_declared_port_with_a_connection(engine: str, declared: bool) ->
         assert await process.stdout.receive() == b"connected\n"
         within_s = 2.5 * IDLE_S if declared else LONG_S
         assert await asked(sandbox.activity.sleeper(), within_s) is not declared
+
+
+async def test_to_ask_how_it_is_does_not_keep_it_awake(sandbox: Sandbox) -> None:
+    sleeper = sandbox.activity.sleeper()
+    assert await asked(sleeper)
+    assert (await sandbox.health()).ok
+    assert await sleeper.still()

@@ -96,7 +96,7 @@ class Sleeper:
 
     def __init__(self, client: GuestClient) -> None:
         self._client = client
-        self._channel: RemoteChannel = client.channel({"op": "sleeper"})
+        self._channel: RemoteChannel = client.channel({"op": "sleeper", "passive": True})
         self._begun = client.begun
 
     async def until_idle(self) -> None:

@@ -112,8 +112,8 @@ class Session(Figures):
             sessions can read and write that name them. They are made, and stay.
         **spec_fields: Single fields of the spec, as for `Sandbox.create`; and `on_idle`, for
             what is done with the machine when nothing was done in it for `idle_timeout_s`. For a
-            machine of a `Pool`, these are `env` and `network`; with `sandbox`, `user`: the name of the agent's
-            own user, which none is made up for then.
+            machine of a `Pool`, these are `env` and `network`; with `sandbox`, `user`: the name
+            of the agent's own user, which none is made up for then.
 
     Raises:
         InvalidSpecError: An id is not a UUID, a name cannot be one, or arguments contradict.
