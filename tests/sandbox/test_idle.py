@@ -13,6 +13,8 @@ from sandboxkit.channel.process import PIPE
 from sandboxkit.errors import ExecStartError, SandboxDiedError
 from sandboxkit.sandbox import Sandbox
 
+pytestmark = pytest.mark.slow
+
 LONG_S = 60.0
 IDLE_S = 1.0
 BOTH_ENDS = """
@@ -132,8 +134,8 @@ async def test_what_is_done_quietly_is_none(sandbox: Sandbox) -> None:
 
 
 async def test_another_host_begins_nothing_while_it_falls_asleep(sandbox: Sandbox) -> None:
+    sleeper = sandbox.activity.sleeper()
     async with Sandbox.attach("docker", sandbox.id) as other:
-        sleeper = sandbox.activity.sleeper()
         assert await asked(sleeper)
         with pytest.raises(ExecStartError) as refused:
             await other.exec(["true"])
@@ -154,12 +156,12 @@ async def admitted(sandbox: Sandbox) -> bool:
 
 async def test_one_that_was_left_in_the_middle_counts(engine: str) -> None:
     async with Sandbox.create("docker", idle_timeout_s=IDLE_S) as sandbox:
+        sleeper = sandbox.activity.sleeper()
         first = await Sandbox.attach("docker", sandbox.id)
         hold = first.activity.hold()
         hold.__enter__()
         process = await first.spawn(["cat"], stdin=PIPE, detach=True, passive=True)
         await first.detach(keep_s=60)
-        sleeper = sandbox.activity.sleeper()
         assert not await asked(sleeper, 2.5 * IDLE_S)
         taken_up = await sandbox.process(process.id)
         assert await asked(sleeper)
