@@ -16,6 +16,8 @@ from sandboxkit.store import Store
 from sandboxkit.testing import Reply, ScriptedModel, call, say
 from tests.agents.messages_agent import agent as messages
 
+pytestmark = pytest.mark.slow
+
 LONG_S = 120.0
 Make = Callable[[ScriptedModel], Agent]
 
