@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from sandboxkit.reaping import Reaped, Reaper, reap
     from sandboxkit.sandbox import Sandbox
     from sandboxkit.session import Session
+    from sandboxkit.session.logs import LogLine
     from sandboxkit.spec import Artifact, NetworkPolicy, Resources, SandboxSpec
     from sandboxkit.store import Store, Workspace
 
@@ -65,6 +66,7 @@ _HOME = {
     "Budget": "gateway.model.budget",
     "BudgetExceededError": "errors",
     "Foundry": "gateway.model.foundry",
+    "LogLine": "session.logs",
     "MachinePrice": "machine",
     "Price": "gateway.model.meter",
     "Vertex": "gateway.model.vertex",
@@ -136,6 +138,7 @@ __all__ = [
     "Gateway",
     "Health",
     "HealthPart",
+    "LogLine",
     "MachinePrice",
     "MapProgress",
     "Mapped",

@@ -126,6 +126,11 @@ class Network:
         return self._egress.port, self._inside
 
     @property
+    def token(self) -> str | None:
+        """The password for the way out, so that it can be kept out of logs; None likewise."""
+        return None if self._egress is None else self._egress.token
+
+    @property
     def env(self) -> Mapping[str, str]:
         """The variables that every command gets besides its own, which win.
 

@@ -33,6 +33,7 @@ from sandboxkit.errors import InvalidSpecError, SandboxClosedError, SandboxError
 from sandboxkit.failover import OneProvider, create_on
 from sandboxkit.gateway.secrets import Secret
 from sandboxkit.gateway.settings import Gateway
+from sandboxkit.happenings import Happenings
 from sandboxkit.health import DEADLINE_S, Health, nothing_there, sandbox_health
 from sandboxkit.lasting import check_extend, extend
 from sandboxkit.lifecycle import DESTROY_S, Opening, check_can, close, snapshot_name
@@ -55,6 +56,7 @@ class Sandbox:
         ports: Its ports.
         activity: What keeps it from being idle.
         network: Its network: the policy, which can be changed, and what it has asked for.
+        events: What happens to it, such as a connection that broke.
         ended: Set when this host has nothing more to do with it: destroyed, or let go of.
         is_shared: Whether others work in the same machine, who can see the command lines in it.
     """
@@ -73,6 +75,9 @@ class Sandbox:
         self._owns_provider = parts.owns_provider
         self._closed = False
         self.ended = asyncio.Event()
+        self.events = Happenings()
+        if isinstance(channel, GuestClient):
+            channel.tell = self.events.tell
         self.id = info.id
         self.files = (
             FallbackFiles(channel) if isinstance(channel, Fallback) else Files(self._client)
@@ -338,6 +343,7 @@ class Sandbox:
             await self._go_on(channel)
             raise
         self._info = replace(self._info, state="paused")
+        self.events.tell("paused")
         self._keeper.place.release()
 
     async def resume(self) -> None:
@@ -360,6 +366,7 @@ class Sandbox:
         self._keeper.start()
         if isinstance(channel, GuestClient):
             await channel.resume()
+        self.events.tell("resumed")
 
     async def snapshot(self, name: str | None = None) -> str:
         """Keep the sandbox's files as an image at the backend, to start others from.
@@ -401,7 +408,10 @@ class Sandbox:
             SandboxError: The backend or the guest did not answer.
         """
         check_extend(self._provider, self.id, seconds)
-        return await extend(self._client(), self._keeper, seconds)
+        ends_at = await extend(self._client(), self._keeper, seconds)
+        if ends_at is not None:
+            self.events.tell("extended", f"until {ends_at.isoformat(timespec='seconds')}")
+        return ends_at
 
     # the end
 
@@ -439,6 +449,7 @@ class Sandbox:
             await self.network.aclose()
             await close(self._channel, say_bye=False, keep_s=None)
             await self._keeper.destroy()
+            self.events.tell("destroyed")
         finally:
             await self._release()
 
@@ -457,6 +468,7 @@ class Sandbox:
             await close(self._channel, say_bye=True, keep_s=keep_s)
             if keep_s is not None:
                 await self._keeper.leave(keep_s)
+            self.events.tell("detached")
         finally:
             await self._release()
 

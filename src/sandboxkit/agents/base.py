@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -170,6 +170,10 @@ class Agent(ABC):
         raise UnsupportedError(
             f"the agent {self.name!r} cannot keep its conversation in a store (it has no kept_in)"
         )
+
+    def hidden(self) -> Mapping[str, str]:
+        """Values that no line of a log may show, by name; a plugin may leave this out."""
+        return {}
 
     def durable(self) -> Agent:
         """The same agent, so started that it outlives its host, and `adopt` finds it.

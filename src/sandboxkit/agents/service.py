@@ -7,27 +7,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from sandboxkit.agents.credentials import CREDENTIALS
 from sandboxkit.errors import AgentError, InvalidSpecError, UnsupportedError
 
 if TYPE_CHECKING:
     from sandboxkit.gateway.model.upstream import Upstream
 
-CREDENTIALS: Final = frozenset(
-    {
-        "ANTHROPIC_API_KEY",
-        "ANTHROPIC_AUTH_TOKEN",
-        "ANTHROPIC_FOUNDRY_API_KEY",
-        "ANTHROPIC_FOUNDRY_AUTH_TOKEN",
-        "AWS_ACCESS_KEY_ID",
-        "AWS_BEARER_TOKEN_BEDROCK",
-        "AWS_SECRET_ACCESS_KEY",
-        "AWS_SESSION_TOKEN",
-        "AZURE_CLIENT_SECRET",
-        "CLAUDE_CODE_OAUTH_TOKEN",
-        "GOOGLE_APPLICATION_CREDENTIALS",
-    }
-)
-"""Variables that never enter a sandbox."""
+__all__ = ["CREDENTIALS", "upstream_for"]
 
 _NOT_YET: Final = ("CLAUDE_CODE_OAUTH_TOKEN",)
 

@@ -29,6 +29,7 @@ from sandboxkit.errors import (
     SandboxNotFoundError,
 )
 from sandboxkit.guest import wire
+from sandboxkit.happenings import Kind
 from sandboxkit.providers.base import ByteChannel, SandboxHandle
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class GuestClient:
         term: When the sandbox's life-time ends.
         begun: How many channels were opened here that count as activity.
         on_use: Called when a channel is opened, which then waits for the next connection.
+        tell: Told of what happens to the connection; it must not raise.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class GuestClient:
         self.term = Term()
         self.begun = 0
         self.on_use: Callable[[], None] | None = None
+        self.tell: Callable[[Kind, str], object] = lambda _kind, _why: None
 
     async def open(self) -> None:
         """Make the first connection.
@@ -314,6 +317,7 @@ class GuestClient:
 
     async def _serve_connections(self) -> None:
         while True:
+            lost = ""
             try:
                 stream = self._required_stream()
                 async with asyncio.TaskGroup() as tasks:
@@ -321,6 +325,7 @@ class GuestClient:
                         tasks.create_task(part)
             except ExceptionGroup as group:
                 reason = group.exceptions[0]
+                lost = str(reason)
                 log.debug("the connection with the guest was lost: %s", reason)
                 if isinstance(reason, ProtocolError) or not isinstance(reason, _LOSS):
                     self.fail(ProtocolError(f"the guest broke the protocol: {reason!r}"))
@@ -330,8 +335,10 @@ class GuestClient:
             # A loss at the same moment hides the cancellation by `aclose` from the group.
             if self._leaving or self._suspended or self._failure is not None:
                 return
+            self.tell("connection_lost", lost)
             if not await self._reconnect():
                 return
+            self.tell("reconnected", "")
 
     async def _reconnect(self) -> bool:
         deadline = time.monotonic() + self._lease_s
@@ -435,6 +442,8 @@ class GuestClient:
             self._failure = error
             self.failed.set()
             self._fail_channels(error)
+            if not self._leaving:
+                self.tell("ended", error.message)
 
     def _fail_channels(self, error: SandboxError) -> None:
         for channel in list(self._channels.values()):

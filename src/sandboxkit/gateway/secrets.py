@@ -43,10 +43,16 @@ class Secret:
         self.name = name
         self.rules: tuple[Rule, ...] = tuple(_rule(name, entry) for entry in hosts)
         self._value = value
+        self._last = value if isinstance(value, str) else None
 
     def covers(self, host: str, port: int) -> bool:
         """Whether the value may go to a canonical host, on a port."""
         return any(rule.names(host) and port in rule.ports for rule in self.rules)
+
+    @property
+    def last(self) -> str | None:
+        """The value as it was last known, so that it can be kept out of logs; None before."""
+        return self._last
 
     async def value(self) -> str:
         """The value of now.
@@ -66,6 +72,7 @@ class Secret:
     def _usable(self, value: object) -> str:
         if not isinstance(value, str) or not value or _FORBIDDEN.search(value):
             raise SecretError(f"the value of the secret {self.name} cannot stand in a header")
+        self._last = value
         return value
 
     def __repr__(self) -> str:

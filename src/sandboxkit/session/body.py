@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from sandboxkit.concurrency import run_to_end
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from sandboxkit.session.beginning import Wanted
     from sandboxkit.session.dialogue import Dialogue
     from sandboxkit.session.lasting import Lasting
+    from sandboxkit.session.memo import Memo
+    from sandboxkit.session.reporting import Reporter
     from sandboxkit.store.keeping import Keeping
 
 _CLOSE_S = 30.0
@@ -25,6 +28,7 @@ class Body:
     Args:
         wanted: What the session was made with.
         dialogue: Its agent, which is given each machine.
+        reporter: What is told of each machine.
         lasting: Its name, where it has one.
 
     Attributes:
@@ -35,8 +39,11 @@ class Body:
         lived: Whether it was there before.
     """
 
-    def __init__(self, wanted: Wanted, dialogue: Dialogue, lasting: Lasting | None) -> None:
+    def __init__(
+        self, wanted: Wanted, dialogue: Dialogue, reporter: Reporter, lasting: Lasting | None
+    ) -> None:
         self._wanted, self._dialogue, self._lasting = wanted, dialogue, lasting
+        self._reporter = reporter
         self._agent: Agent | None = None
         self.sandbox: Sandbox | None = None
         self.keeping: Keeping | None = None
@@ -78,8 +85,7 @@ class Body:
         agent = wanted.choose_agent(None if keeping is None else keeping.agent)
         got = await wanted.make_sandbox(agent, keeping, dialogue.id, resume=resume)
         self.sandbox, self._agent, self.began = got
-        self.clock.start(self.began)
-        dialogue.open(self._agent, self.sandbox, keeping)
+        self._open(self._agent, self.sandbox)
 
     async def _take_up(self, lasting: Lasting) -> None:
         """Have the one of this name, which is made if it does not live."""
@@ -88,11 +94,16 @@ class Body:
         taken, self.keeping = entered.taken, entered.keeping
         self.sandbox, self._agent = taken.sandbox, entered.agent
         self.began, self.lived = entered.began, taken.lived
-        self.clock.start(self.began)
         dialogue.id, dialogue.begun = taken.session, entered.resumed
-        dialogue.open(
-            entered.agent, taken.sandbox, self.keeping, lived=taken.lived, memo=taken.memo
-        )
+        self._open(entered.agent, taken.sandbox, memo=taken.memo)
+
+    def _open(self, agent: Agent, sandbox: Sandbox, *, memo: Memo | None = None) -> None:
+        self.clock.start(self.began)
+        there = self.lived or self.owned is None
+        self._reporter.has_machine(sandbox, agent, 0.0 if there else time.monotonic() - self.began)
+        if self.keeping is not None:
+            self.keeping.told = self._reporter.saved
+        self._dialogue.open(agent, sandbox, self.keeping, lived=self.lived, memo=memo)
 
     async def hydrate(self) -> None:
         """Make another one for a session that the store has, as `Session.resume` does.
@@ -116,9 +127,8 @@ class Body:
             SandboxError: See `Sandbox.create`.
         """
         self.sandbox, self.began = await self._wanted.made_again(image, backend)
-        self.clock.start(self.began)
         if self._agent is not None:
-            self._dialogue.open(self._agent, self.sandbox, self.keeping)
+            self._open(self._agent, self.sandbox)
         if self.keeping is not None:
             self.keeping.goes_on_in(self.sandbox)
             self.keeping.started()

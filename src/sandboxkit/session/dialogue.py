@@ -6,10 +6,11 @@ import contextlib
 import time
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sandboxkit.agents.base import Usage
 from sandboxkit.agents.events import NetworkRefusal, Notice
+from sandboxkit.agents.words import hearing
 from sandboxkit.errors import (
     AgentError,
     SandboxClosedError,
@@ -34,6 +35,16 @@ if TYPE_CHECKING:
 _REFUSALS: Final = 100  # that wait for the next event; then the oldest is dropped
 
 
+class TurnListener(Protocol):
+    """Is told of a session's turns."""
+
+    def __call__(
+        self, turn: Turn, result: RunResult | None, error: BaseException | None, *, began: bool
+    ) -> None:
+        """One has begun, or has ended: with a result, by an error, or with neither."""
+        ...
+
+
 class Dialogue:
     """Holds a session's turns; see `sandboxkit.agents.stream.Owner`.
 
@@ -53,6 +64,8 @@ class Dialogue:
         turns: How many prompts there have been.
         turn_began: Since when one is being worked on, on the monotonic clock; None if none is.
         awake: Waited for by each turn: there is a machine after that.
+        told: Called when a turn begins, ends or breaks; it must not raise.
+        heard: Called with each line that the agent writes to its stderr; likewise.
     """
 
     def __init__(
@@ -75,11 +88,14 @@ class Dialogue:
         self._memo: Memo | None = None
         self._conversation: Conversation | None = None
         self._turn: Turn | None = None
+        self._broken: Turn | None = None  # the last one that ended by an error
         self._refused: deque[Decision] = deque(maxlen=_REFUSALS)
         self._unlisten: Callable[[], None] | None = None
         self._told_unsaved: SandboxError | None = None
         self._held = contextlib.ExitStack()
         self.awake: Callable[[], Awaitable[None]] | None = None
+        self.told: TurnListener = _unheard
+        self.heard: Callable[[str], object] = _deaf
 
     # the agent
 
@@ -127,7 +143,8 @@ class Dialogue:
             if self._agent is None or self._sandbox is None:
                 raise not_open(closed=self._closed)
             began = time.monotonic()
-            with self._sandbox.activity.hold():  # much of the start is on this host
+            # Much of the start is on this host.
+            with self._sandbox.activity.hold(), hearing(self.heard):
                 self._conversation = await self._start(self._agent, self._sandbox)
             self._starts += 1
             self.connect_s = time.monotonic() - began
@@ -215,6 +232,7 @@ class Dialogue:
         self._turn = turn
         self.turns += 1
         self.turn_began = time.monotonic()
+        self.told(turn, None, None, began=True)
         if before is not None:
             await before.leave()
         if self.awake is not None:
@@ -236,6 +254,8 @@ class Dialogue:
 
     def finished(self, turn: Turn, result: RunResult | None) -> None:
         """See `sandboxkit.agents.stream.Owner`."""
+        if turn is not self._broken:
+            self.told(turn, result, None, began=False)
         if self._turn is turn:
             self._turn = self.turn_began = None
             self._held.close()
@@ -255,6 +275,8 @@ class Dialogue:
 
     def broke(self, turn: Turn, error: BaseException) -> None:
         """See `sandboxkit.agents.stream.Owner`."""
+        self._broken = turn
+        self.told(turn, None, error, began=False)
         if self._turn is turn and isinstance(error, SandboxDiedError | SandboxNotFoundError):
             self._states.fail(error)
 
@@ -286,3 +308,13 @@ def not_open(*, closed: bool) -> SandboxClosedError:
     """The error of a session that is used before or after its time."""
     state = "has been closed" if closed else "is not open: use `async with Session(...)`"
     return SandboxClosedError(f"The session {state}.")
+
+
+def _unheard(
+    turn: Turn, result: RunResult | None, error: BaseException | None, *, began: bool
+) -> None:
+    """Where nobody listens."""
+
+
+def _deaf(line: str) -> None:
+    """Likewise."""

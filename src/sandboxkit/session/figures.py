@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from sandboxkit.machine import MachinePrice
     from sandboxkit.session.body import Body
     from sandboxkit.session.dialogue import Dialogue
+    from sandboxkit.session.logs import LogStream, SessionLog
+    from sandboxkit.session.reporting import Reporter
     from sandboxkit.session.states import StateMachine, States
 
 
@@ -28,6 +30,7 @@ class Figures:
     _account: Account
     _body: Body
     _states: StateMachine
+    _reporter: Reporter
     _machine_price: MachinePrice | None
 
     create_s: float = 0.0
@@ -65,6 +68,24 @@ class Figures:
         `meter.total`, `meter.by_model`, `meter.calls`; and `async for call in meter.follow()`.
         """
         return self._account.meter
+
+    @property
+    def log(self) -> SessionLog:
+        """All that happens in it: `log.listen(function)`, `log.lines`, and see `logs`."""
+        return self._reporter.log
+
+    def logs(self, *, past: bool = False) -> LogStream:
+        """All that happens from now on: `async for line in session.logs()`.
+
+        States, turns, what the agent writes to its stderr, requests to the model, budgets,
+        what was asked of the network, what happens to the sandbox, saves. Without secrets,
+        prompts and answers. It ends when the session is closed. The same goes to the logger
+        `sandboxkit.session`.
+
+        Args:
+            past: Whether it begins with the last 1,000 lines that there were.
+        """
+        return self._reporter.log.follow(past=past)
 
     @property
     def machine(self) -> MachineUsage:

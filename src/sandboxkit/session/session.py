@@ -38,6 +38,7 @@ from sandboxkit.session.health import session_health
 from sandboxkit.session.idling import SLEEP_S, Idling
 from sandboxkit.session.lasting import Lasting, check_keep
 from sandboxkit.session.named import KEEP_S
+from sandboxkit.session.reporting import Reporter
 from sandboxkit.session.states import StateMachine
 
 if TYPE_CHECKING:
@@ -174,7 +175,8 @@ class Session(Figures):
             self._states,
             begun=resume is not None,
         )
-        self._body = Body(self._wanted, self._dialogue, self._lasting)
+        self._reporter = Reporter(self._dialogue, self._account, self._states, self._wanted)
+        self._body = Body(self._wanted, self._dialogue, self._reporter, self._lasting)
         self._idling = Idling(self._wanted, self._body, self._dialogue, self._states)
         parts = (self._body, self._dialogue, self._idling, self._account, self._lasting)
         self._ending = Ending(*parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -53,6 +53,7 @@ class Keeping:
         agent: The name of the agent that the session had; None for a new one.
         backend: Likewise of the backend.
         failure: Why the last save was not done; None where it was.
+        told: Called after each save: why it failed, or how many files and bytes there are.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Keeping:
         self._one = anyio.Lock()
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.told: Callable[[SandboxError | None, int, int], object] = _untold
 
     # the start
 
@@ -261,8 +263,11 @@ class Keeping:
                 await self._save()
             except SandboxError as error:
                 self.failure = error
+                self.told(error, 0, 0)
                 raise
             self.failure = None
+            tree = self._captured.tree
+            self.told(None, len(tree.entries), tree.bytes)
 
     async def _settled(self) -> None:
         if self._archive is not None:
@@ -332,6 +337,10 @@ class Keeping:
         finally:
             if self._owns_store:
                 await self._store.aclose()
+
+
+def _untold(error: SandboxError | None, files: int, size: int) -> None:
+    """Where nobody listens."""
 
 
 def _is_uuid(value: str) -> bool:

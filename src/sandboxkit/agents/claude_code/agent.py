@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -19,7 +20,9 @@ from sandboxkit.agents.claude_code.conversation import ClaudeCodeConversation
 from sandboxkit.agents.claude_code.failures import as_sandbox_errors
 from sandboxkit.agents.claude_code.totals import NOTHING, totals_before
 from sandboxkit.agents.claude_code.transport import SandboxTransport
+from sandboxkit.agents.credentials import hidden_of
 from sandboxkit.agents.service import check_choice, refuse_credentials, upstream_for
+from sandboxkit.agents.words import said
 from sandboxkit.concurrency import run_to_end
 from sandboxkit.errors import AgentError, InvalidSpecError, SandboxError
 from sandboxkit.spec import SandboxSpec
@@ -107,6 +110,10 @@ class ClaudeCode(Agent):
         kept._options = replace(given, session_store=store, session_store_flush="eager")  # noqa: SLF001 - its own kind
         return kept
 
+    def hidden(self) -> Mapping[str, str]:
+        """See `Agent.hidden`: the variables of the CLI, and the key."""
+        return {**self._options.env, **hidden_of(self._upstream, self._api_key)}
+
     async def prepare(self, spec: SandboxSpec) -> SandboxSpec:
         """See `Agent.prepare`: the options and the key are checked, the CLI is added."""
         option_rules.check(self._options)
@@ -155,6 +162,7 @@ class ClaudeCode(Agent):
 
         def keep(line: str) -> None:
             last_words.append(line)
+            said(line)
             if told is not None:
                 told(line)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 import anyio.to_thread
 
 from sandboxkit.agents.base import Agent, Conversation
+from sandboxkit.agents.credentials import hidden_of
 from sandboxkit.agents.messages.client import Attempts, connect
 from sandboxkit.agents.messages.conversation import MessagesConversation, Parts
 from sandboxkit.agents.messages.history import Shelf
@@ -165,6 +166,10 @@ class Messages(Agent):
         names += ["str_replace_based_edit_tool", "str_replace_editor"] if self._editor else []
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InvalidSpecError(f"there are two tools named {', '.join(twice)}")
+
+    def hidden(self) -> Mapping[str, str]:
+        """See `Agent.hidden`: the key."""
+        return hidden_of(self._upstream, self._api_key)
 
     async def prepare(self, spec: SandboxSpec) -> SandboxSpec:
         """See `Agent.prepare`: the package, the service and its key must be there."""
