@@ -125,10 +125,10 @@ class Network:
             return None
         return self._egress.port, self._inside
 
-    @property
-    def token(self) -> str | None:
-        """The password for the way out, so that it can be kept out of logs; None likewise."""
-        return None if self._egress is None else self._egress.token
+    def hidden(self) -> dict[str, str]:
+        """Values that no log may show, by name: those of secrets, and the way out's password."""
+        found = {each.name: each.last for each in self._outside.secrets if each.last is not None}
+        return found if self._egress is None else {**found, "token": self._egress.token}
 
     @property
     def env(self) -> Mapping[str, str]:

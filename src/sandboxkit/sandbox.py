@@ -218,6 +218,11 @@ class Sandbox:
             self._provider, self._info, self._channel, deadline_s=deadline_s
         )
 
+    def hidden(self) -> dict[str, str]:
+        """Values that no log may show, by name: of its environment and its secrets."""
+        channel, found = self._channel, self.network.hidden()
+        return {**channel.env, **found} if isinstance(channel, GuestClient) else found
+
     # commands
 
     async def exec(

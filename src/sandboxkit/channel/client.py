@@ -116,6 +116,11 @@ class GuestClient:
         return self._failure
 
     @property
+    def env(self) -> Mapping[str, str]:
+        """The variables of the sandbox, as this host has set them."""
+        return self._settings.get("env") or {}
+
+    @property
     def held_s(self) -> float:
         """Seconds for which the sandbox shall live from now on, if nobody says more."""
         return max(self._lease_s, self._held_s)

@@ -240,8 +240,8 @@ def _rounded(seconds: float | None) -> float | None:
 def _environment(wanted: Wanted) -> dict[str, str]:
     """The variables that the sandbox was to have."""
     found: dict[str, str] = {} if wanted.spec is None else dict(wanted.spec.env)
-    given: Mapping[object, object] | object = wanted.spec_fields.get("env")
-    if isinstance(given, Mapping):  # what it is, is checked later
+    given: Mapping[str, str] | None = wanted.spec_fields.get("env")
+    if given is not None and hasattr(given, "items"):  # what it is, is checked later
         found |= {str(name): str(value) for name, value in given.items()}
     return found
 
@@ -254,6 +254,4 @@ def _of_now(wanted: Wanted, account: Account, sandbox: Sandbox | None) -> Iterab
     for route in account.routes:
         yield "token", route.token
     if sandbox is not None:
-        token = sandbox.network.token
-        if token is not None:
-            yield "token", token
+        yield from sandbox.hidden().items()
