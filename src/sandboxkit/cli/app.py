@@ -257,6 +257,19 @@ def remove(
     finish(work(ids or [], provider=provider, every=every, yes=yes))
 
 
+@app.command("health")
+def show_health(
+    sandbox_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")],
+    *,
+    provider: ProviderName = "docker",
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Say how a living sandbox is: the machine, and the guest in it. It is not woken."""
+    from sandboxkit.cli.health import show_health as work
+
+    finish(work(sandbox_id, provider=provider, as_json=as_json))
+
+
 @app.command("gc")
 def collect(
     *,
