@@ -24,7 +24,7 @@ MAKE = (
     f"{PORT} by `setsid nohup python3 -m http.server`, so that it goes on when you are done, and "
     "check that it answers."
 )
-CHANGE = "Find a better headline for the page. The server shows what is in site/."
+CHANGE = "Find a better headline for the page, and see that it is still served."
 
 
 def session() -> sk.Session:

@@ -79,9 +79,10 @@ _PAGE = """\
 <h1>Bees</h1>
 <p>A bee visits some two million flowers for one glass of honey.</p>
 """
+_ASK = "curl -s --retry 30 --retry-delay 1 --retry-connrefused http://127.0.0.1:8000/ | grep h1"
 _SERVE = (
-    "setsid nohup python3 -m http.server 8000 --directory site >server.log 2>&1 & "
-    "curl -s --retry 30 --retry-delay 1 --retry-connrefused http://127.0.0.1:8000/ | grep h1"
+    "curl -s http://127.0.0.1:8000/ >/dev/null || "
+    "setsid nohup python3 -m http.server 8000 --directory site >server.log 2>&1 & " + _ASK
 )
 
 SITE: Scenes = {
@@ -101,7 +102,8 @@ SITE: Scenes = {
                 new_string="<h1>The life of bees</h1>",
             ),
         ],
-        say("The headline is changed."),
+        [say("Is it still served?"), call("Bash", command=_SERVE)],
+        lambda request: say(f"The headline is changed; it answers {_result(request).strip()}"),
     ],
 }
 

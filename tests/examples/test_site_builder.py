@@ -22,7 +22,7 @@ async def test_a_second_run_finds_the_site_and_changes_it(tmp_path: Path) -> Non
 
         second = await example.run()
         assert second[0] == f"found {machine}"
-        assert second[1] == "The headline is changed."
+        assert second[1].endswith("is changed; it answers <h1>The life of bees</h1>")
         assert "<h1>The life of bees</h1>" in second[3:]
         assert await example.alive() == {machine}
     finally:
