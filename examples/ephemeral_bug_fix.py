@@ -31,6 +31,7 @@ class TotalTest(unittest.TestCase):
         self.assertEqual(total([40, 60], discount_percent=20), 80)
 """,
 }
+ENV = {"PYTHONDONTWRITEBYTECODE": "1"}  # in the sandbox
 TEST = ["python3", "-m", "unittest"]
 COMMIT = """
 git init -q && git add -A
@@ -40,11 +41,7 @@ git -c user.name=before -c user.email=before@localhost commit -q --allow-empty -
 
 async def fix(repository: Path) -> str:
     """The change after which the tests pass, as a diff; empty if they passed before."""
-    async with sk.Session(
-        "docker",
-        budget=sk.Budget(usd=2.0, wall_s=1200),
-        env={"PYTHONDONTWRITEBYTECODE": "1"},
-    ) as session:
+    async with sk.Session("docker", budget=sk.Budget(usd=2.0, wall_s=1200), env=ENV) as session:
         sandbox = session.sandbox
         print("sandbox", sandbox.id)
         await sandbox.files.upload(repository, sandbox.workdir)

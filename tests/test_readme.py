@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MARGIN = re.compile(r"^ +", re.MULTILINE)
 SAYS = {
     "quickstart": ["The haiku is in haiku.txt. 2 ", "calls Bash {'command': 'wc -w haiku.txt'}"],
     "sandbox": ["0 Hello from /work", "b'STREAMS, SIGNALS, EXIT CODES\\n' 0", "200 OK"],
@@ -29,6 +30,22 @@ def test_the_readme_shows_the_examples() -> None:
     sources = "".join(source(example) for example in SAYS)
     assert len(blocks) == len(SAYS)
     assert [block for block in blocks if block not in sources] == []
+
+
+def test_the_readme_shows_lines_of_the_patterns() -> None:
+    rows: list[tuple[str, str]] = re.findall(r"`(sk\.Session[^`]*)` \|.*?\((\S+\.py)\)", README)
+    assert len(rows) == 4
+    assert [line for line, file in rows if line not in (ROOT / file).read_text()] == []
+
+
+def test_the_page_of_the_patterns_shows_their_lines() -> None:
+    page = (ROOT / "docs" / "patterns.md").read_text(encoding="utf-8")
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    files: list[str] = re.findall(r"`examples/(\w+)\.py", page)
+    whole = [MARGIN.sub("", source(file)) for file in files]
+    assert len(blocks) >= 7
+    missing = [each for each in blocks if not any(MARGIN.sub("", each) in one for one in whole)]
+    assert missing == []
 
 
 def test_the_readme_gives_the_commands_that_ci_runs() -> None:
