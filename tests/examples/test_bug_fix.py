@@ -30,5 +30,7 @@ async def test_a_repository_whose_tests_pass_is_left_as_it_is(tmp_path: Path) ->
     (repository / "test_fine.py").write_text(
         "import unittest\n\nclass T(unittest.TestCase):\n    def test(self): pass\n"
     )
-    lines = await Example("ephemeral_bug_fix", tmp_path).run(str(repository))
+    example = Example("ephemeral_bug_fix", tmp_path)
+    lines = await example.run(str(repository))
     assert lines[1:] == [""]
+    assert await example.alive() == set()
