@@ -121,6 +121,27 @@ async def test_run_goes_on_with_what_it_kept(cli: Cli, env: dict[str, str]) -> N
     assert "Note one" in said
 
 
+async def test_run_with_a_name_goes_on_where_it_lives(cli: Cli, env: dict[str, str]) -> None:
+    model = ScriptedModel(
+        [call("Bash", command="echo one >> notes"), say("Noted."), say("As I said.")]
+    )
+    async with model:
+        run = partial(cli.run, env={**env, **account(model)})
+        try:
+            first = await to_thread.run_sync(run, "run", "Note one", "--name", "notes")
+            assert (first.returncode, first.stdout) == (0, b"Noted.\n")
+            [lives] = await to_thread.run_sync(cli.ids)
+            arguments = ("run", "What?", "--name", "notes", "--download", "notes")
+            again = await to_thread.run_sync(run, *arguments)
+            assert (again.returncode, again.stdout) == (0, b"As I said.\n")
+            assert await to_thread.run_sync(cli.ids) == [lives]
+        finally:
+            await to_thread.run_sync(run, "rm", "--all", "--yes")
+    assert (cli.cwd / "notes").read_text() == "one\n"
+    said = json.dumps([message.model_dump() for message in model.requests[-1].messages])
+    assert "Note one" in said
+
+
 def test_run_with_a_session_that_is_not_there(cli: Cli, env: dict[str, str]) -> None:
     done = cli.run("run", "Go", "--resume", NOBODY, env={**env, "ANTHROPIC_API_KEY": "s3cret"})
     assert done.returncode == 1

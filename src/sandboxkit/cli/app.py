@@ -108,6 +108,10 @@ def run(
         typer.Option(help="A path in the sandbox to fetch; repeatable."),
     ] = None,
     output: Annotated[Path, typer.Option(help="Where downloads go.")] = Path(),
+    name: Annotated[
+        str | None,
+        typer.Option(help="A session that lives on: the one of this name, or a new one."),
+    ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the session, so that it can go on.")
     ] = False,
@@ -135,6 +139,7 @@ def run(
             model=model,
             max_turns=max_turns,
             transfers=transfers,
+            name=name,
             kept=kept,
         )
     )

@@ -62,6 +62,7 @@ async def run(
     model: str | None,
     max_turns: int | None,
     transfers: Transfers,
+    name: str | None = None,
     kept: Kept | None = None,
 ) -> int:
     """Run a prompt; the exit code.
@@ -76,6 +77,7 @@ async def run(
         model: The model; None is the agent's own.
         max_turns: The most that it is asked.
         transfers: Files in and out.
+        name: The name of a session that lives on; None is one that ends here.
         kept: Where the session is kept; None is nowhere.
     """
     phases = Phases()
@@ -95,7 +97,9 @@ async def run(
             store = await stack.enter_async_context(opened(kept.url, kept.files))
         resume = None if kept is None else kept.resume
         session = await stack.enter_async_context(
-            watched_session(console, provider, agent, spec, phases, store=store, resume=resume)
+            watched_session(
+                console, provider, agent, spec, phases, name=name, store=store, resume=resume
+            )
         )
         if transfers.upload is not None:
             await _upload(session.sandbox, transfers.upload)

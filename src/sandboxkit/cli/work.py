@@ -33,6 +33,7 @@ async def watched_session(
     spec: SandboxSpec,
     phases: Phases,
     *,
+    name: str | None = None,
     store: Store | None = None,
     resume: str | None = None,
 ) -> AsyncGenerator[Session]:
@@ -44,15 +45,16 @@ async def watched_session(
         agent: The agent.
         spec: What the sandbox shall be; for a session to resume, what wins over what it had.
         phases: Where the times go.
+        name: The name of a session that lives on; None is one that ends with the block.
         store: Where the session is kept; None is nowhere.
         resume: The session in it that goes on.
 
     Raises:
         SandboxError: As `Session` does.
     """
-    name = provider_name or (None if resume else "docker")
-    provider = None if name is None else providers.make(name)
-    session = Session(provider, agent=agent, spec=spec, store=store, resume=resume)
+    backend = provider_name or (None if resume else "docker")
+    provider = None if backend is None else providers.make(backend)
+    session = Session(provider, agent=agent, spec=spec, name=name, store=store, resume=resume)
     try:
         async with contextlib.AsyncExitStack() as stack:
             with Steps(console) as steps:
