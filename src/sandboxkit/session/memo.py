@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from sandboxkit.errors import SandboxError
+from sandboxkit.errors import FileError, SandboxError
 from sandboxkit.spec import KEY_LABEL
 
 if TYPE_CHECKING:
@@ -50,20 +50,28 @@ class Memo:
         Raises:
             SandboxError: The sandbox failed.
         """
-        argv = ["head", "-c", str(_MOST), self._path]
-        done = await self._sandbox.exec(argv, user=self._user, cwd="/", timeout_s=_STEP_S)
         try:
-            found: object = json.loads(done.stdout)
+            found: object = json.loads(await self._read())
         except ValueError:
             return False
         # One that was made from a snapshot of another has the other's.
-        if done.exit_code != 0 or not isinstance(found, dict) or found.get("key") != self._key:  # pyright: ignore[reportUnknownMemberType]
+        if not isinstance(found, dict) or found.get("key") != self._key:  # pyright: ignore[reportUnknownMemberType]
             return False
         conversation, begun = found.get("conversation"), found.get("begun")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         if isinstance(conversation, str) and _is_uuid(conversation):
             self.conversation = conversation
         self.begun = begun is True
         return True
+
+    async def _read(self) -> bytes:
+        if self._user is None:
+            try:
+                return await self._sandbox.files.read(self._path, max_bytes=_MOST)
+            except FileError:
+                return b""
+        argv = ["head", "-c", str(_MOST), self._path]
+        done = await self._sandbox.exec(argv, user=self._user, cwd="/", timeout_s=_STEP_S)
+        return done.stdout
 
     async def write(self) -> None:
         """Write it.
@@ -72,8 +80,11 @@ class Memo:
             SandboxError: The sandbox failed, or it cannot be written there.
         """
         fields = {"key": self._key, "conversation": self.conversation, "begun": self.begun}
-        argv = ["sh", "-c", _WRITE, "sh", self._path]
         data = json.dumps(fields).encode()
+        if self._user is None:
+            await self._sandbox.files.write(self._path, data, parents=True)
+            return
+        argv = ["sh", "-c", _WRITE, "sh", self._path]
         done = await self._sandbox.exec(
             argv, stdin=data, user=self._user, cwd="/", timeout_s=_STEP_S
         )

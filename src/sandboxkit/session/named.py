@@ -19,7 +19,12 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from sandboxkit.errors import InvalidSpecError, SandboxDiedError, SandboxNotFoundError
+from sandboxkit.errors import (
+    ConnectionLostError,
+    InvalidSpecError,
+    SandboxDiedError,
+    SandboxNotFoundError,
+)
 from sandboxkit.journal import journal
 from sandboxkit.making import take_up
 from sandboxkit.network import Outside
@@ -39,6 +44,7 @@ from sandboxkit.spec import (
 )
 
 if TYPE_CHECKING:
+    from sandboxkit.errors import SandboxError
     from sandboxkit.gateway.secrets import Secret
     from sandboxkit.gateway.settings import Gateway
     from sandboxkit.progress import Listener
@@ -55,6 +61,7 @@ PATIENCE_S: Final = 180.0
 more than a creation may take."""
 
 _POLL_S: Final = 0.2
+_UNREACHED_S: Final = 30.0
 _LISTED_S: Final = 15.0  # Daytona's list by labels lags behind
 _OLD_S: Final = 900.0  # older than any creation takes: its note was lost, not never written
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,63}")
@@ -114,6 +121,7 @@ class Named:
     secrets: Sequence[Secret] = ()
     gateway: Gateway | None = None
     _passed: set[str] = field(default_factory=set[str])
+    _unreached: dict[str, float] = field(default_factory=dict[str, float])
 
     async def find(self) -> Taken | None:
         """The one that lives, taken up; None where there is none.
@@ -137,6 +145,8 @@ class Named:
                 if info.id not in self._passed:
                     unfinished.append(info)
             for info in unfinished:
+                if info.id in self._unreached:  # perhaps it has just ended; else an error follows
+                    continue
                 late = time.monotonic() - began > PATIENCE_S
                 if late or is_orphan(rows.get(info.labels.get(KEY_LABEL, ""))):
                     await self._remove(info, "its maker has not finished it")
@@ -227,7 +237,8 @@ class Named:
                 if taken is not None:
                     await taken.sandbox.aclose()
                     return False
-                if time.monotonic() - began > PATIENCE_S and info.id not in self._passed:
+                late = time.monotonic() - began > PATIENCE_S
+                if late and info.id not in self._passed | self._unreached.keys():
                     await self._remove(info, "its maker has not finished it")
             await anyio.sleep(_POLL_S)
         return True
@@ -245,6 +256,9 @@ class Named:
         except SandboxDiedError:
             await self._remove(info, "its guest has ended")
             return None
+        except ConnectionLostError as error:
+            self._unreachable(info, error)
+            return None
         try:
             memo = self._memo(sandbox, info.labels.get(SESSION_LABEL, ""))
             if await memo.read() or _is_old(info):
@@ -252,14 +266,21 @@ class Named:
                 await check_env(self.name, self.spec, sandbox)
                 session = info.labels.get(SESSION_LABEL, "")
                 return Taken(sandbox, memo, session, lived=True)
-        except (SandboxNotFoundError, SandboxDiedError):
-            await sandbox.aclose()  # its maker has given it up
+            self._unreached.pop(info.id, None)
+        except (SandboxNotFoundError, SandboxDiedError, ConnectionLostError) as error:
+            await sandbox.aclose()
+            self._unreachable(info, error)
             return None
         except BaseException:
             await sandbox.aclose()
             raise
         await sandbox.aclose()
         return None
+
+    def _unreachable(self, info: SandboxInfo, error: SandboxError) -> None:
+        """It may just have been given up: soon it is not listed; else the error is raised."""
+        if time.monotonic() - self._unreached.setdefault(info.id, time.monotonic()) > _UNREACHED_S:
+            raise error
 
     async def _remove(self, info: SandboxInfo, why: str) -> None:
         """End one that is dead, or that nobody has finished."""
