@@ -19,7 +19,14 @@ from sandboxkit.providers.base import Capabilities, SandboxHandle, SandboxInfo
 from sandboxkit.session import Session, named
 from sandboxkit.session.alone import Alone
 from sandboxkit.session.named import LostNameError, Named, Taken
-from sandboxkit.spec import CREATED_LABEL, LEASE_LABEL, NAME_LABEL, SESSION_LABEL, SandboxSpec
+from sandboxkit.spec import (
+    CREATED_LABEL,
+    KEY_LABEL,
+    LEASE_LABEL,
+    NAME_LABEL,
+    SESSION_LABEL,
+    SandboxSpec,
+)
 from sandboxkit.testing import Answer, MemoryProvider
 from tests.session.quiet import Quiet
 
@@ -133,16 +140,16 @@ async def test_a_refused_creation_leaves_the_name_free() -> None:
 
 
 async def test_cancelled_while_it_waits_for_another() -> None:
-    provider = memory()
     creating, go_on = asyncio.Event(), asyncio.Event()
 
-    class Slow(MemoryProvider):
+    class Held(MemoryProvider):
         async def create(self, spec: SandboxSpec) -> SandboxHandle:
             creating.set()
             await go_on.wait()
-            return await provider.create(spec)
+            return await super().create(spec)
 
-    first = asyncio.ensure_future(Session(Slow(), agent=Quiet(), name=NAME).__aenter__())
+    provider = Held()
+    first = asyncio.ensure_future(Session(provider, agent=Quiet(), name=NAME).__aenter__())
     await creating.wait()
     second = asyncio.ensure_future(Session(provider, agent=Quiet(), name=NAME).__aenter__())
     await asyncio.sleep(0)
@@ -151,6 +158,38 @@ async def test_cancelled_while_it_waits_for_another() -> None:
         await second
     go_on.set()
     await (await first).destroy()
+
+
+async def test_cancelled_while_it_makes_one() -> None:
+    class Cancelling(MemoryProvider):
+        async def create(self, spec: SandboxSpec) -> SandboxHandle:
+            entering.cancel()
+            return await super().create(spec)
+
+    provider = Cancelling()
+    entering = asyncio.ensure_future(Session(provider, agent=Quiet(), name=NAME).__aenter__())
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    assert await living(provider) == set()
+
+
+async def test_a_list_that_lags_behind() -> None:
+    """A new sandbox is found by its key at once, and by labels only after a while."""
+
+    class Lagging(MemoryProvider):
+        async def list(self, labels: Mapping[str, str]) -> AsyncIterator[SandboxInfo]:
+            async for info in super().list(labels):
+                if KEY_LABEL in labels or listed.is_set():
+                    yield info
+
+    provider, listed = Lagging(), asyncio.Event()
+    asyncio.get_running_loop().call_later(0.3, listed.set)
+    async with Session(provider, agent=Quiet(), name=NAME) as one:
+        assert listed.is_set()  # only then can it be seen who else has made one
+    listed.clear()
+    async with Session(provider, agent=Quiet(), name=NAME) as two:
+        assert two.id == one.id
+        await two.destroy()
 
 
 # leaving

@@ -1,0 +1,261 @@
+"""Named sessions of real processes on a real engine: at once, killed, one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+import sandboxkit as sk
+from sandboxkit.agents.claude_code import ClaudeCode
+from sandboxkit.errors import InvalidSpecError
+from sandboxkit.providers.docker import DockerProvider
+from sandboxkit.session import Session
+from sandboxkit.session.alone import alone
+from sandboxkit.spec import NAME_LABEL, OWNER_LABEL
+from sandboxkit.store import Store
+from sandboxkit.testing import ScriptedModel, call, say
+from tests.agents.messages_agent import agent
+from tests.leaks import OWNER
+from tests.session.host import Host
+from tests.session.quiet import Quiet
+
+pytestmark = [pytest.mark.usefixtures("engine"), pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def name() -> str:
+    return f"n-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+async def provider(engine: str) -> AsyncIterator[DockerProvider]:
+    provider = DockerProvider(host=engine)
+    yield provider
+    await provider.aclose()
+
+
+async def living(provider: DockerProvider, name: str) -> set[str]:
+    labels = {OWNER_LABEL: OWNER, NAME_LABEL: name}
+    return {info.id async for info in provider.list(labels)}
+
+
+async def rounds(provider: DockerProvider, hosts: list[Host], count: int) -> None:
+    for number in range(count):
+        name = f"round-{number}-{uuid4().hex[:8]}"
+        said = await asyncio.gather(*(host.ask(name) for host in hosts))
+        assert len(set(said)) == 1, said  # the same sandbox, and the same session
+        assert await living(provider, name) == {said[0].split()[0]}
+        assert await asyncio.gather(*(host.ask("leave") for host in hosts)) == ["left"] * len(hosts)
+        await Session(provider, name=name).destroy()
+        assert await living(provider, name) == set()
+
+
+async def two(tmp_path: Path, *, machines: bool) -> list[Host]:
+    states = [tmp_path / "a", tmp_path / "b"] if machines else [None, None]
+    return list(await asyncio.gather(*(Host.start("docker", state=state) for state in states)))
+
+
+@pytest.mark.parametrize("machines", [False, True], ids=["processes", "machines"])
+async def test_two_at_once(provider: DockerProvider, tmp_path: Path, machines: bool) -> None:
+    hosts = await two(tmp_path, machines=machines)
+    await rounds(provider, hosts, 5)
+    assert [await host.end() for host in hosts] == [0, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("machines", [False, True], ids=["processes", "machines"])
+async def test_two_at_once_a_hundred_times(
+    provider: DockerProvider, tmp_path: Path, machines: bool
+) -> None:
+    hosts = await two(tmp_path, machines=machines)
+    await rounds(provider, hosts, 100)
+    assert [await host.end() for host in hosts] == [0, 0]
+
+
+async def test_a_holder_of_the_lock_that_is_killed(name: str) -> None:
+    """Who waits gets it, and needs no time-out."""
+    before = f"""
+from sandboxkit.ownership import owner
+from sandboxkit.session.alone import alone
+async def hold():
+    async with alone(owner(), {name!r}):
+        print("ready", flush=True)
+        await asyncio.sleep(600)
+asyncio.run(hold())
+"""
+    holder = await Host.start("docker", before=before)
+
+    async def wait() -> str:
+        async with alone(OWNER, name) as lock:
+            return lock.key
+
+    waiting = asyncio.ensure_future(wait())
+    done, _ = await asyncio.wait({waiting}, timeout=0.5)
+    assert not done
+    await holder.kill()
+    assert await asyncio.wait_for(waiting, 30) == ""
+
+
+KILLED = {
+    "created": "from sandboxkit.providers.docker.engine import Engine; Engine.open = die",
+    "started": "import sandboxkit.lifecycle as l; l.GuestClient = die",
+    "connected": "from sandboxkit.session.memo import Memo; Memo.write = die",
+}
+
+
+@pytest.mark.parametrize("when", list(KILLED))
+async def test_killed_while_it_makes_one(provider: DockerProvider, name: str, when: str) -> None:
+    """What it has made is not taken, and is removed; its name is free at once."""
+    host = await Host.start("docker", before=KILLED[when])
+    host.tell(name)
+    assert await host.process.wait() == -signal.SIGKILL
+    left = await living(provider, name)
+    async with Session(provider, agent=Quiet(), name=name) as session:
+        assert await living(provider, name) == {session.sandbox.id}
+        assert session.sandbox.id not in left
+        await session.destroy()
+
+
+async def test_killed_in_use(provider: DockerProvider, name: str) -> None:
+    host = await Host.start("docker")
+    sandbox, session_id = (await host.ask(name)).split()
+    await host.kill()
+    for _ in range(2):  # its time is not over, and gc leaves it alone
+        (one,) = [one for one in await sk.reap(provider, paused=True) if one.info.id == sandbox]
+        assert one.action == "kept"
+    async with Session(provider, agent=Quiet(), name=name) as session:
+        assert (session.sandbox.id, session.id) == (sandbox, session_id)
+        await session.destroy()
+
+
+async def test_its_time_is_over(provider: DockerProvider, name: str) -> None:
+    host = await Host.start("docker", keep_s=2)
+    sandbox, session_id = (await host.ask(name)).split()
+    await host.kill()
+    async with asyncio.timeout(60):
+        while await living(provider, name):
+            await asyncio.sleep(0.2)
+    async with Session(provider, agent=Quiet(), name=name) as session:
+        assert session.sandbox.id != sandbox
+        assert session.id != session_id
+        await session.destroy()
+
+
+async def test_a_paused_one_is_woken(provider: DockerProvider, name: str) -> None:
+    async with Session(provider, agent=Quiet(), name=name) as one:
+        await one.sandbox.files.write("notes", "kept")
+        await one.sandbox.pause()
+        with pytest.raises(InvalidSpecError, match="cpu"):
+            await Session(provider, agent=Quiet(), name=name, cpu=0.5).__aenter__()
+        async with Session(provider, agent=Quiet(), name=name) as two:
+            assert two.sandbox.id == one.sandbox.id
+            assert await two.sandbox.files.read_text("notes") == "kept"
+        await one.sandbox.resume()
+        await one.destroy()
+
+
+async def test_the_agent_cannot_take_its_sandboxs_name(provider: DockerProvider, name: str) -> None:
+    """What is written down for other hosts is out of its reach."""
+    async with Session(provider, agent=Quiet(), name=name) as one:
+        for attempt in ("rm -f", "cat", "chmod 666"):
+            done = await one.sandbox.sh(f"{attempt} /run/sandboxkit-session")
+            assert done.exit_code != 0
+        await one.destroy()
+
+
+async def test_the_same_way_out_as_before(provider: DockerProvider, name: str) -> None:
+    """The list of hosts goes on with the host that comes, which need not write it again."""
+    policy = sk.NetworkPolicy.allow(["example.com"])
+    async with Session(provider, agent=Quiet(), name=name, network=policy) as one:
+        assert one.sandbox.network.policy == policy
+    async with Session(provider, agent=Quiet(), name=name) as two:
+        assert two.sandbox.network.policy == policy
+        assert two.sandbox.info.effective.network == "allow"
+    async with Session(provider, agent=Quiet(), name=name, network="none") as three:
+        assert three.sandbox.network.policy.mode == "none"
+    with pytest.raises(InvalidSpecError, match="network"):
+        await Session(provider, agent=Quiet(), name=name, network="open").__aenter__()
+    async with Session(provider, agent=Quiet(), name=name, network=policy) as four:
+        refused = await four.sandbox.sh("echo $https_proxy")
+        assert refused.text.startswith("http://")
+        await four.destroy()
+
+
+# the conversation
+
+
+def said(model: ScriptedModel, number: int) -> str:
+    return json.dumps([message.model_dump() for message in model.requests[number].messages])
+
+
+async def test_the_messages_agent_goes_on(name: str, tmp_path: Path) -> None:
+    model = ScriptedModel([say("A violin."), say("As I said.")])
+    async with model:
+        async with Session("docker", agent=agent(model, store=tmp_path), name=name) as one:
+            await one.run("Name an instrument")
+        async with Session("docker", agent=agent(model, store=tmp_path), name=name) as two:
+            assert two.id == one.id
+            await two.run("Which one?")
+            await two.destroy()
+    assert "A violin." in said(model, 1)
+
+
+async def test_claude_code_goes_on(name: str) -> None:
+    model = ScriptedModel([call("Bash", command="echo x > f"), say("A violin."), say("As I said.")])
+    async with model:
+        async with Session("docker", agent=ClaudeCode(model_url=model.url), name=name) as one:
+            first = await one.run("Name an instrument")
+            sandbox = one.sandbox.id
+        async with Session("docker", agent=ClaudeCode(model_url=model.url), name=name) as two:
+            assert (two.id, two.sandbox.id) == (one.id, sandbox)
+            second = await two.run("Which one?")
+            assert await two.sandbox.files.read_text("f") == "x\n"
+            await two.destroy()
+    assert first.session_id == second.session_id
+    assert "A violin." in said(model, 2)
+
+
+# with a store
+
+
+async def test_out_of_the_store_when_it_does_not_live(name: str, tmp_path: Path) -> None:
+    model = ScriptedModel(
+        [call("bash", command="echo x > f"), say("A violin."), say("Yes."), say("!")]
+    )
+    async with model, Store(f"sqlite:///{tmp_path}/store.db") as store:
+        async with Session("docker", agent=agent(model), name=name, store=store) as one:
+            await one.run("Name an instrument")
+        async with Session("docker", agent=agent(model), name=name, store=store) as two:
+            assert two.id == one.id
+            assert two.create_s == 0
+            await two.run("Which one?")  # it lives, and is kept on
+            await two.sandbox.destroy()
+        async with Session("docker", agent=agent(model), name=name, store=store) as three:
+            assert three.id == one.id
+            assert three.create_s > 0
+            assert await three.sandbox.files.read_text("f") == "x\n"
+            await three.run("Sure?")
+            await three.destroy()
+        assert "A violin." in said(model, 2)
+        assert "Which one?" in said(model, 3)
+        assert (await store.get(one.id)).state == "saved"
+        assert await store.sessions.named(name) is None  # it is free, and the session is kept
+        async with Session("docker", agent=agent(model), name=name, store=store) as four:
+            assert four.id != one.id
+            await four.destroy()
+
+
+async def test_a_living_one_that_is_in_no_store(name: str, tmp_path: Path) -> None:
+    async with Session("docker", agent=Quiet(), name=name):
+        pass
+    async with Store(f"sqlite:///{tmp_path}/store.db") as store:
+        with pytest.raises(InvalidSpecError, match="not kept in this store"):
+            await Session("docker", agent=Quiet(), name=name, store=store).__aenter__()
+    await Session("docker", name=name).destroy()
