@@ -12,7 +12,7 @@ import sandboxkit as sk
 from sandboxkit.errors import SandboxNotFoundError
 from sandboxkit.journal import journal
 from sandboxkit.journal.locks import holder
-from sandboxkit.spec import LEASE_LABEL, SESSION_LABEL
+from sandboxkit.spec import LEASE_LABEL, NAME_LABEL, SESSION_LABEL
 from sandboxkit.testing import MemoryProvider
 from tests.reaping.conftest import KILLED, Host, foreign
 from tests.reaping.folder import FolderProvider
@@ -114,6 +114,62 @@ async def test_the_clock_of_the_host_moves(
     monkeypatch.setattr(time, "time", lambda: shifted)
     done = await reaped(folder, everyone=True)
     assert done == dict.fromkeys([entry.row.key, kept.row.key, *others], "kept")
+
+
+# those with a name
+
+
+def named(folder: FolderProvider) -> dict[str, str]:
+    labels = {**labels_of(folder), NAME_LABEL: "site-builder"}
+    folder.change(labels["sandboxkit.key"], labels={**labels, LEASE_LABEL: "3600"})
+    return labels
+
+
+DIES = (
+    "from sandboxkit.journal import journal; "
+    "entry = await journal().intend('folder', provider.account(), {labels}, {lease}); "
+    "await entry.renew({lease}); die()"
+)
+
+
+@pytest.mark.parametrize(
+    ("state", "guest"), [("running", "absent"), ("running", "no_python"), ("paused", "absent")]
+)
+async def test_a_named_one_outlives_its_host_for_its_time(
+    folder: FolderProvider, host: Host, state: str, guest: str
+) -> None:
+    labels = named(folder)
+    key = labels["sandboxkit.key"]
+    folder.change(key, state=state, guest=guest)
+    folder.now = datetime.now(UTC) + timedelta(hours=2)  # as after many renewals
+    assert await host(DIES.format(labels=labels, lease=HOUR_S)) == KILLED
+    (one,) = await sk.reap(folder, paused=True)
+    assert (one.action, one.info.id) == ("kept", key)
+    assert one.why.startswith("it has a name, and waits for a host for 3")
+
+
+async def test_a_named_one_whose_time_is_over(folder: FolderProvider, host: Host) -> None:
+    labels = named(folder)
+    assert await host(DIES.format(labels=labels, lease=-1.0)) == KILLED
+    folder.change(labels["sandboxkit.key"], state="paused")
+    assert await reaped(folder, paused=True) == {labels["sandboxkit.key"]: "removed"}
+
+
+async def test_a_named_one_whose_guest_has_ended(folder: FolderProvider, host: Host) -> None:
+    labels = named(folder)
+    assert await host(DIES.format(labels=labels, lease=HOUR_S)) == KILLED
+    folder.change(labels["sandboxkit.key"], guest="ended")
+    assert await reaped(folder) == {labels["sandboxkit.key"]: "removed"}
+
+
+async def test_a_named_and_paused_one_of_another_machine(folder: FolderProvider) -> None:
+    """How long it waits is not known here, as its labels tell of its beginning alone."""
+    folder.now = datetime.now(UTC)
+    key = foreign(folder, age_s=10 * HOUR_S, state="paused")
+    (info,) = [info async for info in folder.list({})]
+    assert await reaped(folder, paused=True, dry_run=True) == {key: "due"}
+    folder.change(key, labels={**info.labels, NAME_LABEL: "site-builder"})
+    assert await reaped(folder, paused=True) == {key: "kept"}
 
 
 # those of other machines
