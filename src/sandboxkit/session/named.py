@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from sandboxkit.errors import (
+    AuthenticationError,
     ConnectionLostError,
     InvalidSpecError,
     SandboxDiedError,
+    SandboxError,
     SandboxNotFoundError,
+    UnsupportedError,
 )
 from sandboxkit.journal import journal
 from sandboxkit.making import take_up
@@ -44,7 +47,6 @@ from sandboxkit.spec import (
 )
 
 if TYPE_CHECKING:
-    from sandboxkit.errors import SandboxError
     from sandboxkit.gateway.secrets import Secret
     from sandboxkit.gateway.settings import Gateway
     from sandboxkit.progress import Listener
@@ -65,6 +67,9 @@ _UNREACHED_S: Final = 30.0
 _LISTED_S: Final = 15.0  # Daytona's list by labels lags behind
 _OLD_S: Final = 900.0  # older than any creation takes: its note was lost, not never written
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,63}")
+
+
+_SURE: Final = (AuthenticationError, InvalidSpecError, UnsupportedError)
 
 
 class LostNameError(Exception):
@@ -256,29 +261,41 @@ class Named:
         except SandboxDiedError:
             await self._remove(info, "its guest has ended")
             return None
-        except ConnectionLostError as error:
+        except _SURE:
+            raise
+        except SandboxError as error:
             self._unreachable(info, error)
             return None
         try:
-            memo = self._memo(sandbox, info.labels.get(SESSION_LABEL, ""))
-            if await memo.read() or _is_old(info):
-                check_same(self.name, self.spec, info)
-                await check_env(self.name, self.spec, sandbox)
-                session = info.labels.get(SESSION_LABEL, "")
-                return Taken(sandbox, memo, session, lived=True)
-            self._unreached.pop(info.id, None)
-        except (SandboxNotFoundError, SandboxDiedError, ConnectionLostError) as error:
+            taken = await self._settled(sandbox, info)
+        except BaseException as error:
             await sandbox.aclose()
+            if not isinstance(error, SandboxError) or isinstance(error, _SURE):
+                raise
             self._unreachable(info, error)
             return None
-        except BaseException:
+        if taken is None:
             await sandbox.aclose()
-            raise
-        await sandbox.aclose()
-        return None
+        return taken
+
+    async def _settled(self, sandbox: Sandbox, info: SandboxInfo) -> Taken | None:
+        """None where it has not got the name for good."""
+        if not sandbox.info.guest:
+            raise ConnectionLostError("its guest does not answer")
+        memo = self._memo(sandbox, info.labels.get(SESSION_LABEL, ""))
+        settled = await memo.read() or _is_old(info)
+        self._unreached.pop(info.id, None)
+        if not settled:
+            return None
+        check_same(self.name, self.spec, info)
+        await check_env(self.name, self.spec, sandbox)
+        return Taken(sandbox, memo, info.labels.get(SESSION_LABEL, ""), lived=True)
 
     def _unreachable(self, info: SandboxInfo, error: SandboxError) -> None:
-        """It may just have been given up: soon it is not listed; else the error is raised."""
+        """It may just have been given up, and then it is soon not listed; else this is raised.
+
+        What a backend says of a machine that is being ended can be anything.
+        """
         if time.monotonic() - self._unreached.setdefault(info.id, time.monotonic()) > _UNREACHED_S:
             raise error
 
