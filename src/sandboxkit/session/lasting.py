@@ -87,14 +87,14 @@ class Lasting:
             SandboxError: See `Session.__aenter__`. What was made is removed.
         """
         async with contextlib.AsyncExitStack() as undo:
-            provider, owns = await choose(self._provider(), undo)
+            provider, owns = await choose(self._own or self._provider(), undo)
             async with alone(owner(), self.name) as lock:
                 named = self._named(provider, lock)
                 entered = None
                 while entered is None:
                     entered = await self._entered(named, session_id)
             self._taken = entered.taken
-            self._own = provider if owns else None
+            self._own = provider if owns else self._own  # it is entered again when it wakes up
             undo.pop_all()
         return entered
 
@@ -138,6 +138,7 @@ class Lasting:
 
     async def _agent_in(self, sandbox: Sandbox, keeping: Keeping | None) -> Agent:
         """The agent for a sandbox that lives; the store goes on with what is said in it."""
+        self._wanted.made = self._spec
         if keeping is None:
             agent = self._wanted.choose_agent(None)
             await agent.prepare(self._spec)
