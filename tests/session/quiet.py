@@ -22,6 +22,7 @@ class Quiet(Agent):
     Attributes:
         starts: The id of each start, and whether it was to be found.
         moves_to: The id under which the conversation goes on, like a CLI that forks it.
+        runs: The id of the conversation of which an agent runs, to be taken up.
         held: Whether another host has the agent.
         fails: Whether it cannot be started.
     """
@@ -33,15 +34,19 @@ class Quiet(Agent):
         self.known = set[str]() if known is None else known
         self.starts: list[tuple[str, bool]] = []
         self.moves_to: str | None = None
+        self.runs: str | None = None
         self.held = self.fails = False
         self.ended: list[str] = []
 
     async def prepare(self, spec: SandboxSpec) -> SandboxSpec:
         return spec
 
-    async def adopt(self, sandbox: Sandbox, account: Account, *, session_id: str) -> None:
+    async def adopt(
+        self, sandbox: Sandbox, account: Account, *, session_id: str
+    ) -> Conversation | None:
         if self.held:
             raise AgentError("Another host has it.", code="held")
+        return Talk(self, session_id) if session_id == self.runs else None
 
     async def start(
         self, sandbox: Sandbox, account: Account, *, session_id: str, resume: bool

@@ -237,6 +237,21 @@ async def test_the_conversation_goes_on_under_another_id() -> None:
         await two.destroy()
 
 
+@pytest.mark.parametrize("moved", [False, True])
+async def test_an_agent_that_runs_is_taken_up(moved: bool) -> None:
+    """By the id that it was begun with, or that it goes on under."""
+    provider, agent = memory(), Quiet()
+    agent.moves_to = str(uuid4()) if moved else None
+    async with Session(provider, agent=agent, name=NAME) as one:
+        await one.run("Begin")
+    for known_as in {one.id, agent.moves_to or one.id}:
+        agent.runs = known_as
+        async with Session(provider, agent=agent, name=NAME) as two:
+            await two.run("Go on")
+    assert agent.starts == [(one.id, False)]
+    await Session(provider, name=NAME).destroy()
+
+
 async def test_one_that_was_asked_nothing_begins_anew() -> None:
     provider, agent = memory(), Quiet()
     async with Session(provider, agent=agent, name=NAME) as one:

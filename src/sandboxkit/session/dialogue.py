@@ -153,9 +153,10 @@ class Dialogue:
     async def _start(self, agent: Agent, sandbox: Sandbox) -> Conversation:
         named = self._conversation_id()
         if self._lived and self._starts == 0:
-            adopted = await agent.adopt(sandbox, self._account, session_id=named)
-            if adopted is not None:
-                return adopted
+            for known_as in dict.fromkeys((named, self.id)):  # it runs as what it was begun as
+                adopted = await agent.adopt(sandbox, self._account, session_id=known_as)
+                if adopted is not None:
+                    return adopted
         start = partial(agent.start, sandbox, self._account, session_id=named)
         if self._starts == 0 and not self.begun and not self._lived:
             return await start(resume=False)
