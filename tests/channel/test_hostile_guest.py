@@ -378,6 +378,23 @@ async def test_cancelling_is_not_hidden_by_a_guest_that_does_not_answer(
             await task
 
 
+async def test_a_long_lease_is_no_reason_to_wait_for_a_guest_that_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sandboxkit.channel.client._SILENT_S", 0.2)
+    again = asyncio.Event()
+
+    async def silent(connection: Connection) -> None:
+        await connection.welcome()
+
+    async def second(connection: Connection) -> None:
+        await connection.welcome(known=True)
+        again.set()
+
+    async with client(silent, second, lease_s=3600.0):
+        await asyncio.wait_for(again.wait(), 30)
+
+
 @pytest.mark.parametrize("seed", range(30))
 async def test_garbage_ends_in_a_typed_error(seed: int) -> None:
     rng = random.Random(seed)

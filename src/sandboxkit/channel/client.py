@@ -388,7 +388,8 @@ class GuestClient:
 
     async def _keep_alive(self) -> None:
         """Renew the lease; a connection that has been silent for half of it, or 30 s, is lost."""
-        every, silent_s = min(self._lease_s / 6, 10.0), min(self._lease_s / 2, _SILENT_S)
+        silent_s = min(self._lease_s / 2, _SILENT_S)
+        every = silent_s / 3
         while True:
             await anyio.sleep(every)
             if time.monotonic() - self._heard > silent_s:
