@@ -15,6 +15,7 @@ from sandboxkit.agents.messages import Messages
 from sandboxkit.errors import AgentError, InvalidSpecError, SandboxClosedError, UnsupportedError
 from sandboxkit.providers.registry import providers
 from sandboxkit.testing import ModelRequest, Reply, ScriptedModel, call, say
+from sandboxkit.testing.memory import MemoryProvider
 from sandboxkit.testing.scripted_model.steps import Step
 from tests.agents.messages_agent import KEY, STALLED, agent
 
@@ -22,7 +23,11 @@ from tests.agents.messages_agent import KEY, STALLED, agent
 LOOK = """
 import os, glob, re, sys, urllib.error, urllib.request
 seen = b""
-for path in glob.glob("/proc/[0-9]*/*") + glob.glob("/home/sandboxkit/*/*") + glob.glob("/tmp/**"):
+places = [path for name in ("environ", "cmdline", "maps", "mem", "stat", "fd/*", "cwd/*", "root/*")
+          for path in glob.glob("/proc/[0-9]*/" + name)]
+for path in places + glob.glob("/home/sandboxkit/*/*") + glob.glob("/tmp/*") + glob.glob("/tmp/*/*"):
+    if not os.path.isfile(path):
+        continue
     try:
         seen += open(path, "rb").read(1 << 20)
     except OSError:
@@ -127,7 +132,7 @@ async def test_one_dies_and_one_is_interrupted_and_the_others_go_on(sandbox: sk.
             await stack.enter_async_context(session)
         runs = [asyncio.ensure_future(session.run("Go")) for session in (mallory, *others)]
         for model in (dying, interrupted, *waiting):
-            await model.wait_until(lambda model=model: len(model.requests) == 1)
+            await model.wait_until(lambda: len(model.requests) == 1)  # noqa: B023 - waited for here
 
         await mallory.sandbox.sh("kill -9 -1")  # all that it has, itself too
         with pytest.raises(AgentError):
@@ -225,12 +230,12 @@ async def test_what_contradicts_a_shared_sandbox_is_refused(plain: sk.Sandbox) -
         ({"shared_folders": ["board"]}, "not an absolute path"),
     ):
         with pytest.raises(InvalidSpecError, match=word):
-            sk.Session(sandbox=plain, **given)  # type: ignore[arg-type]
+            sk.Session(sandbox=plain, **given)
     with pytest.raises(InvalidSpecError, match="give sandbox="):
         sk.Session("docker", shared_folders=["/shared/board"])
 
 
 async def test_where_there_is_no_root_it_is_said_before_anything_runs() -> None:
-    async with sk.Sandbox.create("memory") as sandbox:
-        with pytest.raises(UnsupportedError, match="on 'memory' the guest is not root here"):
+    async with sk.Sandbox.create(MemoryProvider()) as sandbox:
+        with pytest.raises(UnsupportedError, match="the guest is not root here"):
             sk.Session(sandbox=sandbox, agent=Messages(api_key=KEY))

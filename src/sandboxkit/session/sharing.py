@@ -99,7 +99,8 @@ class SharedSandbox(Sandbox):
                     f"shared_folders: {path!r} is not an absolute path in the sandbox, without "
                     "'..' and without '/' at its end"
                 )
-        if not whole._client().welcome.get("root"):  # noqa: SLF001 - its own kind
+        can = whole._provider.capabilities()  # noqa: SLF001 - its own kind
+        if can.guest_user is None or not whole._client().welcome.get("root"):  # noqa: SLF001
             raise UnsupportedError(
                 f"sandbox: agents that share one need users of their own, and on "
                 f"{whole.info.provider!r} the guest is not root here and can make none. Give each "
