@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 from claude_agent_sdk import ClaudeAgentOptions
@@ -25,7 +26,8 @@ import os, glob, re, sys, urllib.error, urllib.request
 seen = b""
 places = [path for name in ("environ", "cmdline", "maps", "mem", "stat", "fd/*", "cwd/*", "root/*")
           for path in glob.glob("/proc/[0-9]*/" + name)]
-for path in places + glob.glob("/home/sandboxkit/*/*") + glob.glob("/tmp/*") + glob.glob("/tmp/*/*"):
+places += glob.glob("/home/sandboxkit/*/*") + glob.glob("/tmp/*") + glob.glob("/tmp/*/*")
+for path in places:
     if not os.path.isfile(path):
         continue
     try:
@@ -56,8 +58,8 @@ async def plain(engine: str) -> AsyncIterator[sk.Sandbox]:
         yield sandbox
 
 
-def shared(sandbox: sk.Sandbox, model: ScriptedModel, user: str, **fields: object) -> sk.Session:
-    return sk.Session(sandbox=sandbox, user=user, agent=agent(model), **fields)  # type: ignore[arg-type]
+def shared(sandbox: sk.Sandbox, model: ScriptedModel, user: str, **fields: Any) -> sk.Session:
+    return sk.Session(sandbox=sandbox, user=user, agent=agent(model), **fields)
 
 
 async def test_the_real_agent_and_what_it_can_learn_of_another(sandbox: sk.Sandbox) -> None:
@@ -218,7 +220,7 @@ async def test_what_contradicts_a_shared_sandbox_is_refused(plain: sk.Sandbox) -
     docker = providers.make("docker")
     sk.Session(docker, sandbox=plain)
     await docker.aclose()
-    for given, word in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"provider": "e2b"}, "this one is on 'docker'"),
         ({"provider": ["docker"]}, "this one is on 'docker'"),
         ({"provider": plain}, "this one is on 'docker'"),
@@ -228,7 +230,8 @@ async def test_what_contradicts_a_shared_sandbox_is_refused(plain: sk.Sandbox) -
         ({"store": "sqlite+aiosqlite:///x"}, "makes its own sandbox"),
         ({"user": "No Name"}, "no name for a user"),
         ({"shared_folders": ["board"]}, "not an absolute path"),
-    ):
+    ]
+    for given, word in cases:
         with pytest.raises(InvalidSpecError, match=word):
             sk.Session(sandbox=plain, **given)
     with pytest.raises(InvalidSpecError, match="give sandbox="):
