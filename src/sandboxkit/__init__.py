@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from sandboxkit.sandbox import Sandbox
     from sandboxkit.session import Session
     from sandboxkit.session.logs import LogLine
+    from sandboxkit.session.sharing import SharedSandbox
     from sandboxkit.spec import Artifact, NetworkPolicy, Resources, SandboxSpec
     from sandboxkit.store import Store, Workspace
 
@@ -104,6 +105,7 @@ _HOME = {
     "SandboxProvider": "providers.base",
     "SandboxSpec": "spec",
     "Session": "session",
+    "SharedSandbox": "session.sharing",
     "Store": "store",
     "StoreError": "errors",
     "Workspace": "store",
@@ -164,6 +166,7 @@ __all__ = [
     "SandboxTransport",
     "Secret",
     "Session",
+    "SharedSandbox",
     "Store",
     "StoreError",
     "Tool",

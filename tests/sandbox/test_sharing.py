@@ -17,6 +17,7 @@ from sandboxkit.errors import (
 from sandboxkit.session.sharing import SharedSandbox
 
 BOARD = "/shared/board"
+MEMORY = "import ctypes; print(ctypes.CDLL(None).shmget(7, 4096, 0o1666))"  # of System V
 SHED = "import os; os.environ.clear(); os.execv('/bin/sleep', ['sleep', '7777'])"  # the marker
 
 
@@ -134,6 +135,7 @@ async def test_its_end_leaves_nothing_and_touches_nobody_else(whole: sk.Sandbox)
     )
     deep = "import os\nfor _ in range(1000):\n os.mkdir('deep'); os.chdir('deep')"
     assert (await alice.exec(["python3", "-c", deep])).exit_code == 0
+    assert int((await alice.exec(["python3", "-c", MEMORY])).text) >= 0
     assert await running(whole, "^sleep 7777") == 5
     uid = (await alice.exec(["id", "-u"])).text.strip()
 
@@ -145,6 +147,7 @@ async def test_its_end_leaves_nothing_and_touches_nobody_else(whole: sk.Sandbox)
         assert await gone(whole, path), path
     assert "alice" not in await whole.files.read_text("/etc/passwd")
     assert await bob.files.read_text(f"{BOARD}/left") == "hello\n"
+    assert len((await whole.files.read_text("/proc/sysvipc/shm")).splitlines()) == 1
     assert survivor.exit_code is None
     with pytest.raises(SandboxClosedError):
         await alice.exec(["true"])

@@ -12,14 +12,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Callable, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Set
 
 from . import spawn
 
 _BASES = ("/home", "/var/lib", "/opt")  # the first that nobody but root can change
 _LIST = "/etc/passwd"
 _PASS_THROUGH, _FOR_GROUP, _SHARED = 0o711, 0o770, 0o2770  # in a shared one, all is its group's
-_OPEN_TO_ALL = ("/tmp", "/var/tmp", "/dev/shm")  # where a user may have left something, too
+_OPEN_TO_ALL = (
+    "/tmp",
+    "/var/tmp",
+    "/dev/shm",
+    "/dev/mqueue",
+)  # where a user may have left something, too
 
 
 class _As:
@@ -172,6 +177,7 @@ def _rewrite(change: Callable[[List[str]], List[str]]) -> None:
 
 def wipe(user: spawn.User) -> None:
     """As the user: remove all that it has, save what is in shared folders."""
+    _forget_memory(user.uid)
     for top in (os.path.dirname(user.home), *_OPEN_TO_ALL):
         try:
             with os.scandir(top) as entries:
@@ -179,6 +185,31 @@ def wipe(user: spawn.User) -> None:
         except OSError:
             continue
         _empty(top, mine)
+
+
+def _forget_memory(uid: int) -> None:
+    """Memory, queues and semaphores of System V, which have no place among the files."""
+    try:
+        import ctypes
+
+        libc = ctypes.CDLL(None)
+    except (ImportError, OSError):
+        return
+    remove: Dict[str, Callable[[int], Any]] = {
+        "shm": lambda number: libc.shmctl(number, 0, None),
+        "msg": lambda number: libc.msgctl(number, 0, None),
+        "sem": lambda number: libc.semctl(number, 0, 0),
+    }
+    for kind, rid in remove.items():
+        try:
+            with open("/proc/sysvipc/" + kind) as table:
+                column = table.readline().split().index("uid")
+                rows = [row.split() for row in table]
+        except (OSError, ValueError):
+            continue
+        for row in rows:
+            if int(row[column]) == uid:
+                rid(int(row[1]))
 
 
 def _empty(top: str, paths: List[str]) -> None:
