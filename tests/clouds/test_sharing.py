@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 import sandboxkit as sk
-from sandboxkit.errors import InvalidSpecError, PathPermissionError, UnsupportedError
+from sandboxkit.errors import (
+    ConnectionLostError,
+    ExecStartError,
+    InvalidSpecError,
+    PathPermissionError,
+    UnsupportedError,
+)
 from sandboxkit.session.sharing import SharedSandbox
 from sandboxkit.testing import ScriptedModel, call, say
 from tests.agents.messages_agent import agent
 from tests.clouds.conftest import Backend
+from tests.emulators.emulator import Emulator
 
 pytestmark = pytest.mark.timeout(300)  # the first sandbox of a cloud may build its image
 
@@ -65,3 +73,29 @@ async def test_agents_that_share_a_sandbox(backend: Backend) -> None:
         assert left.check().text == ""
         assert (await whole.sh(f"pgrep -f '^sleep 3600'; ls {BOARD}")).text == ""
     assert await backend.alive() == set()
+
+
+async def test_a_guest_that_starts_again_finds_its_users(e2b: Emulator) -> None:
+    """Root may kill it, or the kernel for memory. What ran is ended, and the files are there."""
+    async with sk.Sandbox.create("e2b") as whole:
+        alice = await SharedSandbox.join(whole, user="alice", shared_folders=[BOARD])
+        bob = await SharedSandbox.join(whole, user="bob")
+        before = (await alice.sh("echo kept > file; id -u; id -G")).text
+        await alice.spawn(["sleep", "3600"], detach=True)
+        with pytest.raises(ConnectionLostError):
+            await whole.sh("kill -9 $PPID; sleep 60", user="0")
+        with anyio.fail_after(60):
+            while True:
+                try:
+                    after = await alice.sh("id -u; id -G; cat file; umask; pwd")
+                    break
+                except (ExecStartError, ConnectionLostError):  # it is being made again
+                    await anyio.sleep(0.05)
+        assert after.text == f"{before}kept\n0007\n{alice.workdir}\n"
+        assert (await whole.sh("pgrep -f '^sleep 3600'")).text == ""
+        assert (await bob.sh(f"ls {alice.workdir}")).exit_code != 0
+        await alice.files.write(f"{BOARD}/x", "x")
+        await alice.aclose()
+        await bob.aclose()
+        left = await whole.exec(["ls", "-A", "/home/sandboxkit"], user="0")
+        assert left.check().text == ""
