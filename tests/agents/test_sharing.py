@@ -12,6 +12,7 @@ from claude_agent_sdk import ClaudeAgentOptions
 
 import sandboxkit as sk
 from sandboxkit.agents.claude_code import ClaudeCode
+from sandboxkit.agents.claude_code.arguments import unseen
 from sandboxkit.agents.messages import Messages
 from sandboxkit.errors import AgentError, InvalidSpecError, SandboxClosedError, UnsupportedError
 from sandboxkit.providers.registry import providers
@@ -111,6 +112,28 @@ async def test_the_real_agent_and_what_it_can_learn_of_another(sandbox: sk.Sandb
         assert (await alice.sandbox.files.read_text("notes")) == "the-answer-of-alice"
     running = (await sandbox.sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).text
     assert "claude" not in running
+
+
+async def test_what_others_must_not_see_is_no_argument() -> None:
+    put: dict[str, bytes] = {}
+
+    async def upload(name: str, data: bytes) -> str:
+        put[name] = data
+        return f"/mine/{name}"
+
+    presets = ["--append-system-prompt", "a word", "--settings", "/a/file", "--model", "x"]
+    argv = ["cli", "--system-prompt", "", *presets, "--mcp-config", '{"a": "key"}', "-p"]
+    assert await unseen(argv, upload) == [
+        *(
+            "cli",
+            "--system-prompt",
+            "",
+            "--append-system-prompt-file",
+            "/mine/append-system-prompt",
+        ),
+        *("--settings", "/a/file", "--model", "x", "--mcp-config", "/mine/mcp-config.json", "-p"),
+    ]
+    assert put == {"append-system-prompt": b"a word", "mcp-config.json": b'{"a": "key"}'}
 
 
 async def test_one_dies_and_one_is_interrupted_and_the_others_go_on(sandbox: sk.Sandbox) -> None:

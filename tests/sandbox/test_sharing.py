@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import anyio
@@ -103,6 +104,29 @@ async def test_ten_at_once_have_ten_numbers(whole: sk.Sandbox) -> None:
     for one in made:
         await one.aclose()
     assert (await whole.exec(["ls", "-A", "/home/sandboxkit"], user="0")).text == ""
+
+
+async def test_a_cancelled_join_leaves_nothing(whole: sk.Sandbox) -> None:
+    before = await whole.files.read("/etc/passwd")
+    for step in range(16):
+        join = asyncio.ensure_future(SharedSandbox.join(whole, user="alice"))
+        await asyncio.sleep(step / 500)
+        join.cancel()
+        try:
+            await (await join).aclose()
+        except asyncio.CancelledError:
+            continue
+    assert (await whole.exec(["ls", "-A", "/home/sandboxkit"], user="0")).text == ""
+    assert await whole.files.read("/etc/passwd") == before
+
+
+async def test_variables_of_the_sandbox_do_not_lead_elsewhere(engine: str) -> None:
+    async with sk.Sandbox.create("docker", env={"HOME": "/x", "TMPDIR": "/y", "A": "b"}) as whole:
+        alice = await SharedSandbox.join(whole, user="alice")
+        place = "/home/sandboxkit/alice"
+        said = (await alice.sh("echo $HOME $TMPDIR $A $USER")).text
+        assert said == f"{place}/home {place}/tmp b alice\n"
+        await alice.aclose()
 
 
 @pytest.mark.parametrize("name", ["root", "agent", "daemon", "tty"])

@@ -159,17 +159,19 @@ def _is_of(line: str, user: spawn.User) -> bool:
 
 
 def _rewrite(change: Callable[[List[str]], List[str]]) -> None:
-    beside = _LIST + ".sandboxkit"
+    path = os.path.realpath(_LIST)
+    beside = path + ".sandboxkit"
     try:
-        with open(_LIST, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
             text = file.read()
         lines = change((text if text.endswith("\n") or not text else text + "\n").splitlines(True))
         with open(beside, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.writelines(lines)
         os.chmod(beside, 0o644)
-        os.replace(beside, _LIST)
-    except OSError:
-        return  # they have a number all the same
+        os.replace(beside, path)
+    except OSError:  # they have a number all the same
+        if os.path.exists(beside):
+            os.unlink(beside)
 
 
 # the end

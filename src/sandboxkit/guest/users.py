@@ -85,7 +85,12 @@ class Users:
         settings = {
             "home": user.home,
             "workdir": path + "/work",
-            "env": {"TMPDIR": path + "/tmp"},
+            "env": {
+                "HOME": user.home,
+                "USER": user.name,
+                "LOGNAME": user.name,
+                "TMPDIR": path + "/tmp",
+            },
         }
         self._settings[KEY + user.name] = settings
         spawn.OWN[KEY + user.name] = user
