@@ -193,7 +193,9 @@ async def test_what_it_is_of_the_whole(whole: sk.Sandbox) -> None:
         assert address.port
     await alice.pause()
     assert whole.info.state == alice.info.state == "paused"
+    assert (await alice.health(deadline_s=60)).machine.state == "paused"
     await alice.resume()
+    assert (await alice.health(deadline_s=60)).ok
     assert (await alice.exec(["true"])).exit_code == 0
     await alice.aclose()
     await alice.aclose()

@@ -24,6 +24,7 @@ from sandboxkit.errors import (
     SandboxError,
     UnsupportedError,
 )
+from sandboxkit.health import DEADLINE_S, Health
 from sandboxkit.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -207,6 +208,12 @@ class SharedSandbox(Sandbox):
     def info(self) -> SandboxInfo:
         """See `Sandbox.info`."""
         return self._whole.info
+
+    async def health(self, *, deadline_s: float = DEADLINE_S) -> Health:
+        """See `Sandbox.health`."""
+        if self._closed:
+            return await super().health(deadline_s=deadline_s)
+        return await self._whole.health(deadline_s=deadline_s)
 
     async def pause(self) -> None:
         """See `Sandbox.pause`: for all who share it."""
