@@ -29,7 +29,7 @@ from sandboxkit.session import Session
 from sandboxkit.store import Store, Workspace
 from sandboxkit.testing.conformance.wires import WiredProvider
 
-LEASE_S = 2.0
+LEASE_S = float(os.environ.get("LEASE", "8"))
 AGAIN_S = 0.2
 STUCK_S = 240.0
 SHOWN = "tail -n +2 work | sha256sum | cut -c1-64; head -2 work"
@@ -86,13 +86,14 @@ class Application:
         )
         self._provider = WiredProvider(inner, None)
         self._store = Store(f"sqlite:///{order.directory}/store.db")
+        self._sandboxes: set[str] = set()
         self._chance = random.Random(os.getpid())
 
     async def main(self) -> None:
         loop, told = asyncio.get_running_loop(), asyncio.StreamReader()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(told), sys.stdin)
         listening = asyncio.create_task(self._listen(told))
-        print("ready", flush=True)
+        print("ready", flush=True)  # noqa: T201
         await asyncio.gather(*(self._drive(name) for name in self._order.sessions))
         listening.cancel()
         await self._store.aclose()
@@ -102,9 +103,12 @@ class Application:
         while line := (await told.readline()).decode().split():
             if line[0] == "clock":
                 moved[0] = float(line[1])
+            elif line[0] == "stacks":
+                for task in asyncio.all_tasks():
+                    task.print_stack()
             elif line[0] == "cut":
-                for each in self._provider._lines.values():
-                    each.cut()
+                for sandbox_id in self._sandboxes:
+                    self._provider.line(sandbox_id).cut()
 
     async def _drive(self, name: str) -> None:
         record = Record(Path(self._order.directory) / name)
@@ -112,6 +116,7 @@ class Application:
             try:
                 async with await self._opened(name, record) as session:
                     record.add(sandbox=session.sandbox.id)
+                    self._sandboxes.add(session.sandbox.id)
                     await self._check_files(session, record)
                     await self._work(session, record, name)
             except SandboxError as error:

@@ -13,12 +13,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
-
-import pytest
 
 import sandboxkit as sk
 from sandboxkit.journal import journal
@@ -27,6 +25,9 @@ from sandboxkit.store import Store
 from sandboxkit.testing import Reply, ScriptedModel, call, say
 from sandboxkit.testing.scripted_model.request import ModelRequest
 from tests.chaos.application import Order, Record
+
+if TYPE_CHECKING:
+    import pytest
 
 END_S = 100.0  # for an application that nothing disturbs any more
 GONE_S = 120.0  # a guest that no host has greeted yet waits 60 s for one
@@ -122,8 +123,7 @@ class Chaos:
     async def run(self, faults: int, tally: Tally) -> None:
         """So many faults at random moments; all sessions come to their end none the less."""
         async with ScriptedModel(answer) as model:
-            order = {**asdict(self._order), "model": model.url}
-            self._order = Order(**order)
+            self._order = replace(self._order, model=model.url)
             await self._start()
             for _ in range(faults):
                 await self._some_moment()
@@ -202,8 +202,9 @@ class Chaos:
             async with asyncio.timeout(END_S):
                 code = await self._host.wait()
         except TimeoutError:
-            self._host.kill()
-            await self._host.wait()
+            await self._say("stacks")
+            await asyncio.sleep(2)
+            await self._kill()
             code = -1
         assert code == 0, self._told()
 
@@ -271,9 +272,8 @@ async def nothing_is_left(
     said: list[Any] = []
     while left := await alive():
         assert time.monotonic() < deadline, (left, [(one.info.id, one.why) for one in said])
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
         said = await sk.reap(provider, paused=True)
-        print(round(time.monotonic()), [(one.info.id, one.info.state, one.why) for one in said])
         assert all(one.action != "failed" for one in said)
     held = [row for row in (await journal().rows()).values() if row.holds and not row.ended]
     assert not [hold for row in held for hold in row.holds if hold.alive]

@@ -82,7 +82,7 @@ async def test_a_hundred_sessions(
         await disturbed(engine, tmp_path, tally, agent="messages", sessions=10, faults=12)
     for _ in range(2):
         await disturbed(engine, tmp_path, tally, agent="claude-code", sessions=5, faults=8)
-    print(tally)
+    print(tally)  # noqa: T201 - `pytest -rP` shows it
     assert tally.sessions == 100
     assert tally.resumed > 50
     await nothing_is_left("docker", lambda: living(engine), monkeypatch)
@@ -109,7 +109,7 @@ async def test_an_engine_that_is_restarted(
             more={"restart": restart, "restarted": restart},
         )
         await chaos.run(10, tally)
-        print(tally)
+        print(tally)  # noqa: T201 - `pytest -rP` shows it
         provider = DockerProvider(host=host)
         await nothing_is_left(provider, lambda: living(host), monkeypatch)
         await provider.aclose()

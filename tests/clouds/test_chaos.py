@@ -54,11 +54,13 @@ async def chaos(
         await one.run(6, tally)
     cloud.faults.clear()
     await nothing_is_left(name, alive, patch)
-    print(name, agent, tally)
+    print(name, agent, tally)  # noqa: T201 - `pytest -rP` shows it
 
 
 async def test_messages(cloud: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    await chaos(cloud, tmp_path, monkeypatch, "messages", 4)
+    await chaos(
+        cloud, tmp_path, monkeypatch, "messages", int(__import__("os").environ.get("B", "4"))
+    )
 
 
 async def test_claude_code(
