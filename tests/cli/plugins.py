@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from pathlib import Path
 
@@ -15,7 +16,8 @@ class Plugins:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self.environment = {"PYTHONPATH": str(directory)}
+        path = [str(directory), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self.environment = {"PYTHONPATH": os.pathsep.join(path)}
 
     def install(self, name: str, source: str, *, distribution: str = "") -> None:
         """Install one provider: its class is called `Provider`."""
