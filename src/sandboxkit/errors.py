@@ -216,6 +216,29 @@ class ExecStartError(SandboxError, OSError):
     default_code = "failed"
 
 
+class ProcessHeldError(ExecStartError):
+    """A detached process cannot be taken up: a host that lives has it.
+
+    Attributes:
+        connected: Whether that host has a connection now.
+        silent_s: Seconds since it was last heard of.
+    """
+
+    default_code = "held"
+
+    def __init__(
+        self, message: str, *, connected: bool = True, silent_s: float = 0.0, **fields: Any
+    ) -> None:
+        super().__init__(message, **fields)
+        self.connected, self.silent_s = connected, silent_s
+
+
+class ProcessTakenError(SandboxError):
+    """A detached process is another host's now: it was taken up while this one was away."""
+
+    default_code = "taken"
+
+
 class CommandFailedError(SandboxError):
     """A command ended with another exit code than 0, and the caller had asked to check.
 

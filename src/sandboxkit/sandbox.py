@@ -11,6 +11,8 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 from sandboxkit.channel.activity import Activity
+from sandboxkit.channel.adoption import ProcessInfo, list_processes
+from sandboxkit.channel.adoption import take_up as take_up_process
 from sandboxkit.channel.client import GuestClient
 from sandboxkit.channel.fallback import Fallback, refuse
 from sandboxkit.channel.fallback_files import FallbackFiles
@@ -21,6 +23,7 @@ from sandboxkit.channel.process import (
     TERMINAL,
     ExecResult,
     Process,
+    check_note,
     check_run,
     check_size,
     execute,
@@ -280,8 +283,10 @@ class Sandbox:
         stdin: Literal["pipe"] | None = None,
         pty: bool | tuple[int, int] = False,
         user: str | None = None,
-        detach: bool = False,
+        detach: bool | Literal["lossless"] = False,
         passive: bool = False,
+        note: str = "",
+        acknowledge: Literal["by_hand"] | None = None,
     ) -> Process:
         """Start a command and return while it runs.
 
@@ -295,9 +300,14 @@ class Sandbox:
             user: See `exec`.
             detach: Whether it survives this host: it can be taken up again by
                 `process(id)` while the sandbox lives. Without a host, the last
-                512 KiB of each output stream are kept.
+                512 KiB of each output stream are kept; with "lossless" nothing of its
+                stdout is lost, for which it waits when it is 1 MiB ahead of its hosts.
             passive: Whether it is no activity while it runs, as an agent that waits; see
                 `activity`.
+            note: Kept with it in the sandbox, out of its own reach, for the next host:
+                `Process.note`; 16,384 characters at most.
+            acknowledge: "by_hand" if stdout is to be kept in the sandbox until
+                `stdout.acknowledge(...)`; None is when it has been read.
 
         Raises:
             ExecStartError: It could not be started.
@@ -309,20 +319,34 @@ class Sandbox:
         size = TERMINAL if pty is True else pty
         if size:
             check_size(*size)
-        request |= {"stdin": stdin == PIPE, "pty": list(size) if size else None}
-        request |= {"detach": detach, "passive": passive}
-        return await start(self._client(), request, argv, None)
+        check_note(note)
+        request |= {"stdin": stdin == PIPE, "pty": list(size) if size else None, "note": note}
+        request |= {"detach": bool(detach), "lossless": detach == "lossless", "passive": passive}
+        return await start(self._client(), request, argv, None, by_hand=acknowledge == "by_hand")
 
-    async def process(self, process_id: str) -> Process:
-        """Take up a detached process that another host has left.
+    async def process(
+        self, process_id: str, *, acknowledge: Literal["by_hand"] | None = None
+    ) -> Process:
+        """Take up a detached process that another host has left, or has died with.
 
-        Its output continues where that host had acknowledged it.
+        Its output continues where that host had acknowledged it. A host is taken for dead when
+        its connection has been lost for 3 s, or it has said nothing for 30 s; if it comes
+        back, its process is lost to it (`ProcessTakenError`).
+
+        Args:
+            process_id: The process.
+            acknowledge: As for `spawn`.
 
         Raises:
             ExecStartError: There is no detached process of this id; code `not_found`.
+            ProcessHeldError: A host that lives has it. To know this may take 10 s.
         """
-        request = {"op": "adopt", "process": process_id}
-        return await start(self._client(), request, [process_id], process_id)
+        by_hand = acknowledge == "by_hand"
+        return await take_up_process(self._client(), process_id, by_hand=by_hand)
+
+    async def processes(self) -> list[ProcessInfo]:
+        """The processes that were started here and are not forgotten, by whatever host."""
+        return await list_processes(self._client())
 
     # time and copies
 

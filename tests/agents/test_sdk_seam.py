@@ -22,6 +22,8 @@ from sandboxkit.agents.claude_code import sdk
 NAMES = {
     "claude_agent_sdk._cli_version:__cli_version__": None,
     "claude_agent_sdk.types:_configure_can_use_tool": ["options"],
+    "claude_agent_sdk._internal.message_parser:parse_message": ["data"],
+    "claude_agent_sdk._internal.query:Query.receive_messages": ["self"],
     "claude_agent_sdk._internal.sessions:_get_projects_dir": ["env_override"],
     "claude_agent_sdk._internal.sessions:_sanitize_path": ["name"],
     "claude_agent_sdk._internal.sessions:_split_agent_metadata": ["entries"],

@@ -135,12 +135,32 @@ class Conversation(ABC):
         """
         return Condition()
 
-    def rest(self) -> AsyncGenerator[Event] | None:
+    @property
+    def turning(self) -> bool:
+        """Of an adopted agent, whether a turn is under way, or has ended that none has followed."""
+        return False
+
+    def rest(self, after: str | None = None) -> AsyncGenerator[Event] | None:  # noqa: ARG002
         """Of an adopted agent, what is left of the turn under way, as `turn` gives it.
 
         None where no turn is under way.
+
+        Args:
+            after: A `position`, behind which it begins; None is what was handled last.
+
+        Raises:
+            AgentError: It cannot begin there; code `bad_position`.
         """
         return None
+
+    @property
+    def position(self) -> str | None:
+        """Behind the last event of the turn; None where an agent does not outlive its host."""
+        return None
+
+    def handled(self, position: str) -> None:  # noqa: ARG002
+        """The application has done with all events up to here: they need not come again."""
+        return
 
 
 class Agent(ABC):

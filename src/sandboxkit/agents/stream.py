@@ -17,6 +17,7 @@ import anyio
 
 from sandboxkit.agents.events import Finished
 from sandboxkit.concurrency import run_to_end
+from sandboxkit.errors import AgentError, SandboxClosedError
 
 if TYPE_CHECKING:
     from sandboxkit.agents.base import Conversation, RunResult
@@ -57,18 +58,30 @@ class Owner(Protocol):
 class Turn:
     """A prompt, from the first time that its events are asked for.
 
+    Args:
+        owner: The session.
+        prompt: The prompt; None to follow the turn that another host has begun.
+        after: Behind which position; None is where that host has stopped.
+
     Attributes:
         left: Whether nobody follows it any more.
+        follows: Whether it was begun by another host.
+        position: Behind the last event that was given; None before it, and where the agent
+            has no positions.
     """
 
-    def __init__(self, owner: Owner, prompt: str) -> None:
+    def __init__(self, owner: Owner, prompt: str | None, after: str | None = None) -> None:
         self._owner = owner
         self._prompt = prompt
+        self._after = after
+        self.follows = prompt is None
+        self.position: str | None = None
+        self._let_go = False
         self._conversation: Conversation | None = None
         self._events: AsyncGenerator[Event] | None = None
         self._settling: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._held: deque[Event] = deque()
+        self._held: deque[tuple[Event, str | None]] = deque()
         self._machine_s = 0.0
         self._over = False
         self.left = False
@@ -79,20 +92,29 @@ class Turn:
         Raises:
             StopAsyncIteration: There are no more.
         """
+        if self._let_go:
+            raise SandboxClosedError("The session was let go of in the middle of this turn.")
+        if self._conversation is not None and self.position is not None and not self.left:
+            self._conversation.handled(self.position)
         if self._held and not self.left:
-            return self._held.popleft()
+            return self._given()
         if self._over or self.left:
             raise StopAsyncIteration
         try:
             if self._events is None:
                 self._loop = asyncio.get_running_loop()
                 began = time.monotonic()
-                self._conversation = await self._owner.begin(self)
+                conversation = await self._owner.begin(self)
                 self._machine_s = time.monotonic() - began
-                self._events = self._conversation.turn(self._prompt)
+                self._events = self._started(conversation)
+                self._conversation = conversation
             event = await anext(self._events)
         except asyncio.CancelledError:
             await self.leave()
+            raise
+        except StopAsyncIteration:  # all that was left had been handled
+            self._over = True
+            self._owner.finished(self, None)
             raise
         except BaseException as error:
             await self._failed(error)
@@ -103,8 +125,28 @@ class Turn:
             self._over = True
             self._owner.finished(self, event.result)
             await self._events.aclose()
-        self._held.extend((*self._owner.noticed(), event))
-        return self._held.popleft()
+        self._held.extend((noticed, self.position) for noticed in self._owner.noticed())
+        self._held.append(
+            (event, None if self._conversation is None else self._conversation.position)
+        )
+        return self._given()
+
+    def _given(self) -> Event:
+        event, self.position = self._held.popleft()
+        return event
+
+    def _started(self, conversation: Conversation) -> AsyncGenerator[Event]:
+        if self._prompt is not None:
+            return conversation.turn(self._prompt)
+        rest = conversation.rest(self._after)
+        if rest is None:
+            raise AgentError("No turn is under way, and none is left over.", code="no_turn")
+        return rest
+
+    def let_go(self) -> None:
+        """The agent is left alone in the middle of the turn: it is not to be interrupted."""
+        if not self._over:
+            self._over = self._let_go = True
 
     async def _failed(self, error: BaseException) -> None:
         self._over = True
@@ -172,6 +214,15 @@ class EventStream:
 
     def __aiter__(self) -> Self:
         return self
+
+    @property
+    def position(self) -> str | None:
+        """Behind the last event that was given, for `Session.follow(after=...)`.
+
+        None before the first, and where the agent does not outlive its host. A host that keeps
+        it together with what it has made of the event gets each event exactly once.
+        """
+        return self._turn.position
 
     async def __anext__(self) -> Event:
         return await self._turn.next()

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import secrets
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -251,6 +253,7 @@ class GuestClient:
         hello = {
             "protocol": wire.PROTOCOL,
             "client": self._token,
+            "name": f"{socket.gethostname()}, process {os.getpid()}",
             "lease_s": self._lease_s,
             "settings": dict(self._settings),
             "channels": {str(n): channel.progress() for n, channel in self._channels.items()},

@@ -36,6 +36,9 @@ OUTPUT_LIMIT: Final = 10 * 1024 * 1024
 TERMINAL: Final = (24, 80)
 """Rows and columns where none are given."""
 
+MAX_NOTE: Final = 16 * 1024
+"""Characters of a process's note."""
+
 KILL_GRACE_S: Final = 2.0
 """Seconds between TERM and KILL when a command is ended by its time-out."""
 
@@ -112,6 +115,34 @@ class OutputStream:
         """Bytes that a detached process wrote while no host was there to keep up."""
         return self._channel.receivers[self._stream].lost
 
+    @property
+    def mark(self) -> str:
+        """What the last `acknowledge` said, of this host or an earlier one; else empty."""
+        return self._channel.mark(self._stream)
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes that have come, and that the sandbox still keeps; it keeps 1 MiB at most."""
+        receiver = self._channel.receivers[self._stream]
+        return receiver.received - receiver.acked
+
+    @property
+    def begins(self) -> int:
+        """The offset of the first byte that comes to this host: what earlier ones have taken."""
+        return self._channel.begins.get(self._stream, 0)
+
+    def acknowledge(self, offset: int, mark: str = "") -> None:
+        """Say that what came before `offset` was dealt with: it comes to no host again.
+
+        For a process that was spawned, or taken up, with `acknowledge="by_hand"`.
+
+        Args:
+            offset: In bytes, from the beginning of the stream.
+            mark: Kept in the sandbox with it, for the host that takes the process up after
+                this one; 8 KiB at most. An empty one leaves the last.
+        """
+        self._channel.acknowledge(self._stream, offset, mark)
+
     async def receive(self, max_bytes: int = wire.CHUNK) -> bytes:
         """The next bytes, at most `max_bytes` (256 KiB); waits until there are some.
 
@@ -141,6 +172,11 @@ class InputStream:
 
     def __init__(self, channel: RemoteChannel) -> None:
         self._channel = channel
+
+    @property
+    def offset(self) -> int:
+        """Bytes that were written to it, by all hosts."""
+        return self._channel.senders[wire.STDIN].end
 
     async def write(self, data: bytes) -> None:
         """Send `data`; waits while the process is 1 MiB behind.
@@ -178,6 +214,7 @@ class Process:
         self._detach = detach
         self.argv = tuple(argv)
         self.id = process_id
+        self._note: str | None = None  # as it was changed here
         self.stdin = InputStream(channel)
         self.stdout = OutputStream(channel, wire.STDOUT)
         self.stderr = OutputStream(channel, wire.STDERR)
@@ -202,6 +239,33 @@ class Process:
     def oom_killed(self) -> bool:
         """Whether the kernel killed a process of the sandbox for memory meanwhile."""
         return bool((self._channel.done or {}).get("oom"))
+
+    @property
+    def note(self) -> str:
+        """What its hosts have noted of it, out of its own reach; see `set_note`."""
+        if self._note is not None:
+            return self._note
+        said = self._channel.reply if self._channel.request_is("adopt") else self._channel.request
+        return str((said or {}).get("note") or "")[:MAX_NOTE]
+
+    @property
+    def input_is_whole(self) -> bool:
+        """Whether an earlier host has left no line of its input half written."""
+        return (self._channel.reply or {}).get("whole") is not False
+
+    async def set_note(self, note: str) -> None:
+        """Change the note, which the next host that takes the process up finds.
+
+        Args:
+            note: 16,384 characters at most.
+
+        Raises:
+            InvalidSpecError: It is longer.
+            SandboxError: The sandbox or the connection was lost.
+        """
+        check_note(note)
+        await self._channel.call({"note": note})
+        self._note = note
 
     async def wait(self) -> int:
         """Wait for the end; the exit code. Cancelling it leaves the process alone.
@@ -257,7 +321,12 @@ class Process:
 
 
 async def start(
-    client: GuestClient, request: Mapping[str, Any], name: Sequence[str], process_id: str | None
+    client: GuestClient,
+    request: Mapping[str, Any],
+    name: Sequence[str],
+    process_id: str | None,
+    *,
+    by_hand: bool = False,
 ) -> Process:
     """Start a program, or take up a detached one.
 
@@ -266,11 +335,14 @@ async def start(
         request: What the guest is asked.
         name: The command, or what there is to call it.
         process_id: The id of a process that exists; None for a new one.
+        by_hand: Whether the caller acknowledges what it has of stdout.
 
     Raises:
         ExecStartError: It could not be started, or there is none of this id.
     """
     channel = client.channel(request, inputs=(wire.STDIN,), outputs=(wire.STDOUT, wire.STDERR))
+    if by_hand:
+        channel.by_hand(wire.STDOUT)
     known = process_id is not None
     process = Process(
         channel,
@@ -340,6 +412,16 @@ def check_run(stdin: object, timeout_s: float | None, max_output_bytes: int) -> 
         raise InvalidSpecError(f"timeout_s must be more than 0, not {timeout_s!r}")
     if max_output_bytes < 0:
         raise InvalidSpecError(f"max_output_bytes must not be negative: {max_output_bytes}")
+
+
+def check_note(note: str) -> None:
+    """Check a note.
+
+    Raises:
+        InvalidSpecError: It is too long.
+    """
+    if len(note) > MAX_NOTE:
+        raise InvalidSpecError(f"a note has {MAX_NOTE} characters at most, not {len(note)}")
 
 
 def check_size(rows: int, columns: int) -> None:

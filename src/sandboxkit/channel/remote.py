@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import anyio
 
-from sandboxkit.errors import ExecStartError, ProtocolError, SandboxClosedError, SandboxError
+from sandboxkit.errors import (
+    ExecStartError,
+    ProcessHeldError,
+    ProcessTakenError,
+    ProtocolError,
+    SandboxClosedError,
+    SandboxError,
+)
 from sandboxkit.guest import wire
 from sandboxkit.guest.streams import Receiver, Sender
 
@@ -55,7 +62,7 @@ class RemoteChannel:
         self._client = client
         self.number = number
         self.request = request
-        self._adopts = request is not None and request.get("op") == "adopt"
+        self._adopts = self.request_is("adopt")
         self._lasting = self._adopts or bool(request is not None and request.get("detach"))
         self.senders = {stream: Sender() for stream in inputs}
         self.receivers = {stream: Receiver() for stream in outputs}
@@ -63,6 +70,7 @@ class RemoteChannel:
             stream: deque() for stream in outputs
         }
         self._sink = sink
+        self._marks: dict[int, bytes] = {}  # of streams that are acknowledged by hand
         self._waiters: list[asyncio.Future[None]] = []
         self._write_lock = anyio.Lock()
         self._call_lock = anyio.Lock()
@@ -73,6 +81,11 @@ class RemoteChannel:
         self.done: Mapping[str, Any] | None = None
         self.failure: SandboxError | None = None
         self.closed = False
+        self.begins: dict[int, int] = {}  # where the streams of an adopted process go on
+
+    def request_is(self, op: str) -> bool:
+        """Whether this was asked for."""
+        return self.request is not None and self.request.get("op") == op
 
     # waiting
 
@@ -134,6 +147,15 @@ class RemoteChannel:
     def raise_error(self) -> None:
         """Raise the error in the last word, if there is one, as a start that failed."""
         error = self.error
+        if error is not None and error.code == "held":
+            done = self.done or {}
+            silent_s: object = done.get("silent_s")
+            raise ProcessHeldError(
+                error.message,
+                connected=done.get("connected") is not False,
+                silent_s=silent_s if isinstance(silent_s, int | float) else 0.0,
+                op="process",
+            )
         if error is not None:
             raised = ExecStartError(error.message, code=error.code, op="exec")
             raised.errno = error.errno
@@ -176,12 +198,16 @@ class RemoteChannel:
 
     def _begin(self, reply: Mapping[str, Any]) -> None:
         """Take the streams of an adopted process up where the last host has left them."""
-        offsets = _offsets(reply.get("offsets"))
+        self.begins = offsets = _offsets(reply.get("offsets"))
         for stream, receiver in self.receivers.items():
             receiver.begin(offsets.get(stream, 0))
         for stream, sender in self.senders.items():
             sender.begin(offsets.get(stream, 0))
             sender.eof = sender.eof_sent = stream not in offsets
+        marks: object = reply.get("marks")
+        for stream in self._marks if isinstance(marks, dict) else ():
+            mark = cast("dict[str, object]", marks).get(str(stream))
+            self._marks[stream] = mark.encode() if isinstance(mark, str) else b""
 
     def _send_unsent(self, stream: int) -> None:
         sender = self.senders[stream]
@@ -233,11 +259,33 @@ class RemoteChannel:
         self._consumed(stream, len(data))
         return bytes(data)
 
+    def by_hand(self, stream: int) -> None:
+        """From now on, what is received of a stream is acknowledged by `acknowledge` alone."""
+        self._marks[stream] = b""
+
+    def mark(self, stream: int) -> str:
+        """What the last acknowledgement by hand said, this host's or an earlier one's."""
+        return self._marks.get(stream, b"").decode()
+
+    def acknowledge(self, stream: int, offset: int, mark: str) -> None:
+        """Say that all up to `offset` need not come again, to no host."""
+        receiver = self.receivers[stream]
+        receiver.consumed = max(receiver.consumed, min(offset, receiver.received))
+        self._marks[stream] = mark.encode()
+        if self._client.connected and not self.closed:
+            self._send_ack(stream)
+
+    def _send_ack(self, stream: int) -> None:
+        mark = self._marks.get(stream, b"")
+        offset = self.receivers[stream].acknowledge()
+        self._client.send(wire.pack(wire.ACK, self.number, mark, stream, offset))
+
     def _consumed(self, stream: int, count: int) -> None:
+        if stream in self._marks:
+            return
         receiver = self.receivers[stream]
         if receiver.consume(count) and self._client.connected:
-            offset = receiver.acknowledge()
-            self._client.send(wire.pack(wire.ACK, self.number, b"", stream, offset))
+            self._send_ack(stream)
 
     def on_frame(self, frame: wire.Frame) -> None:
         """Take a frame of the guest's.
@@ -255,6 +303,8 @@ class RemoteChannel:
             self._on_reply(frame.json())
         elif frame.kind == wire.DONE:
             self.done = self.done or frame.json()  # the first word holds; it is said again
+            if self.error is not None and self.error.code == "taken":
+                self.fail(ProcessTakenError("Another host has taken this process up."))
         elif frame.kind == wire.RETURN:
             if frame.offset == self._call_number and self._call is not None:
                 self._answers[frame.offset] = frame.json()
@@ -300,17 +350,15 @@ class RemoteChannel:
             sender.rewind(max(sender.acked, offsets.get(stream, 0)))
             self._send_unsent(stream)
         self._send_call()
-        for stream, receiver in self.receivers.items():
+        for stream in self.receivers:
             # An acknowledgement may have been lost with the old connection.
-            offset = receiver.acknowledge()
-            self._client.send(wire.pack(wire.ACK, self.number, b"", stream, offset))
+            self._send_ack(stream)
 
     def settle(self) -> None:
         """Acknowledge all that was taken, so that who adopts the process begins there."""
         for stream, receiver in self.receivers.items():
             if self._lasting and self._client.connected and receiver.consumed > receiver.acked:
-                offset = receiver.acknowledge()
-                self._client.send(wire.pack(wire.ACK, self.number, b"", stream, offset))
+                self._send_ack(stream)
 
     def fail(self, error: SandboxError) -> None:
         """The channel cannot go on; all who wait on it are told."""

@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 
 from sandboxkit.channel.client import GuestClient
+from sandboxkit.channel.process import kill_quietly
 from sandboxkit.channel.remote import RemoteChannel
 from sandboxkit.concurrency import cancel_and_wait
 from sandboxkit.errors import ConnectionLostError, InvalidSpecError, ProtocolError, SandboxError
@@ -127,6 +128,23 @@ class Ports:
         async with reverse(self._client(), port, host, host_port, passive=passive) as address:
             yield address
 
+    @contextlib.asynccontextmanager
+    async def lasting(self, port: int, host: str, host_port: int) -> AsyncGenerator[Listening]:
+        """What `reverse` does, with a port that outlives its host.
+
+        While no host has it, connections to it wait. The next host takes it by its number.
+        Set `keep` of what is yielded to False, and it ends with the block.
+
+        Raises:
+            ExecStartError: The port in the sandbox is taken.
+        """
+        listening = Listening(self._client(), host, host_port, passive=True, keep=True)
+        try:
+            await listening.open(port)
+            yield listening
+        finally:
+            await listening.aclose()
+
 
 @contextlib.asynccontextmanager
 async def reverse(
@@ -143,40 +161,66 @@ async def reverse(
     """
     for number in (port or 1, host_port):
         _check_port(number)
-    listening = _Listening(client, host, host_port, passive=passive)
+    listening = Listening(client, host, host_port, passive=passive)
     try:
         yield Address("127.0.0.1", await listening.open(port))
     finally:
         await listening.aclose()
 
 
-class _Listening:
-    """A port in the sandbox on which the guest listens, for as long as it can be had."""
+class Listening:
+    """A port in the sandbox on which the guest listens, for as long as it can be had.
 
-    def __init__(self, client: GuestClient, host: str, host_port: int, *, passive: bool) -> None:
+    Attributes:
+        port: Its number in the sandbox.
+        keep: Whether the guest goes on listening without this host.
+    """
+
+    def __init__(
+        self,
+        client: GuestClient,
+        host: str,
+        host_port: int,
+        *,
+        passive: bool = False,
+        keep: bool = False,
+    ) -> None:
         self._client, self._host, self._host_port = client, host, host_port
         self._passive = passive
+        self._detach = self.keep = keep
+        self.port = 0
         self._tasks = _Tasks()
         self._listener: RemoteChannel | None = None
         self._keeper: asyncio.Task[None] | None = None
 
     async def open(self, port: int) -> int:
+        """Begin; the port that was given."""
         listener = self._listen(port)
         given = (await listener.started()).get("port")
         if type(given) is not int or not 1 <= given <= _LAST_PORT:
             raise ProtocolError(f"the guest sent {given!r} as a port")
         self._keeper = asyncio.create_task(self._keep(listener, given))
+        self.port = given
         return given
 
     async def aclose(self) -> None:
+        """Let go of the port. Connections that there are end."""
         await cancel_and_wait(self._keeper)
         if self._listener is not None:
+            if self._detach and not self.keep:
+                await kill_quietly(self._listener, 0.0)
             self._listener.close()
         await self._tasks.aclose()
 
     def _listen(self, port: int) -> RemoteChannel:
         self._listener = self._client.channel(
-            {"op": "listen", "host": "127.0.0.1", "port": port, "passive": self._passive},
+            {
+                "op": "listen",
+                "host": "127.0.0.1",
+                "port": port,
+                "passive": self._passive,
+                "detach": self._detach,
+            },
             on_accept=lambda channel: self._tasks.start(self._serve(channel)),
         )
         return self._listener

@@ -29,6 +29,7 @@ _MODULES: Final = (
     "starter",
     "process",
     "tunnels",
+    "adrift",
     "vitals",
     "activity",
     "places",

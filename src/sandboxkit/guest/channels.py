@@ -10,6 +10,7 @@ import fcntl
 import os
 import struct
 import termios
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_CHANNELS = 4096  # of one client
 _MAX_MESSAGE = 2000  # characters
+_RETURN_S = 3.0  # for a host whose connection was lost to come back
+_SILENCE_S = 30.0  # after which a host that says nothing is taken for dead; it speaks each 10 s
 _INT = struct.Struct("i")
 
 
@@ -40,6 +43,9 @@ class Client:
         self.stalled: Set[Source] = set()
         self.deadline = 0.0  # when its lease ends, on the monotonic clock
         self.accepted_at = 0.0  # the last connection to one of its listeners, likewise
+        self.name = ""  # as it calls itself
+        self.heard = time.monotonic()  # when it said anything, or its connection was lost
+        self._silence_s = _SILENCE_S
         self._guest_ids = wire.GUEST_CHANNELS
 
     def new_id(self) -> int:
@@ -49,6 +55,16 @@ class Client:
     def send(self, *buffers: bytes) -> None:
         if self.link is not None:
             self.link.send(*buffers)
+
+    def renew(self, lease_s: float) -> None:
+        self.deadline = time.monotonic() + lease_s
+        self._silence_s = min(lease_s / 2, _SILENCE_S)
+
+    @property
+    def gone(self) -> bool:
+        """Whether it seems to be dead: what it holds may be taken by another host."""
+        silent_s = time.monotonic() - self.heard
+        return silent_s > (_RETURN_S if self.link is None else self._silence_s)
 
     def may_read(self) -> bool:
         return self.link is None or not self.link.busy
@@ -145,7 +161,7 @@ class Channel:
         offset = self.receivers[stream].acknowledge()
         self.client.send(wire.pack(wire.ACK, self.number, b"", stream, offset))
 
-    def on_ack(self, stream: int, offset: int) -> None:
+    def on_ack(self, stream: int, offset: int, mark: bytes = b"") -> None:
         self.senders[stream].ack(offset)
         source = self.sources.get(stream)
         if source is not None:
@@ -199,6 +215,33 @@ class Channel:
     def progress(self) -> Dict[str, int]:
         """How far each stream towards the sandbox has been received."""
         return {str(stream): receiver.received for stream, receiver in self.receivers.items()}
+
+
+class Taken(Channel):
+    """In the place of what another host has taken: who held it is told, if it comes back."""
+
+    inputs = (wire.STDIN,)
+    outputs = (wire.STDOUT, wire.STDERR)
+    passive = True
+
+    def __init__(
+        self, client: Client, number: int, loop: Loop, why: Optional[Dict[str, Any]] = None
+    ) -> None:
+        super().__init__(client, number, loop)
+        self.say_done(why or failure("taken", "another host has taken it up"))
+
+    def on_data(self, stream: int, offset: int, data: bytes) -> None:
+        pass
+
+    def on_eof(self, stream: int, offset: int) -> None:
+        pass
+
+    def on_ack(self, stream: int, offset: int, mark: bytes = b"") -> None:
+        pass
+
+    def resume(self, received: Dict[str, int]) -> None:
+        if self.done is not None:
+            self.client.send(wire.pack_json(wire.DONE, self.number, self.done))
 
 
 class Refused(Channel):

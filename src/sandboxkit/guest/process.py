@@ -21,6 +21,8 @@ _SWEEP_S = 0.02  # between two looks for what still lives after a kill
 _SWEEPS = 150
 _DETACHED_KEEP = wire.WINDOW // 2  # bytes of output kept while nobody is connected
 _OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+_MAX_NOTE = 16 * 1024  # characters
+_MAX_MARK = 8 * 1024  # bytes
 _EOT = b"\x04"  # end of input, typed on a terminal
 
 
@@ -68,6 +70,10 @@ class Program(Child):
         super().__init__(client, number, loop)
         self.id = "%s-%d" % (client.token[:16], number)
         self.detach = bool(request.get("detach"))
+        self._lossless = bool(request.get("lossless"))  # its stdout waits for a host
+        self.note = _checked(request.get("note"))
+        self._marks: Dict[str, str] = {}
+        self._whole = True  # no line of its input is half written
         self.argv: List[str] = request["argv"]
         self.user = spawn.find_user(request["user"], request["home"])
         self.pid = 0
@@ -120,7 +126,7 @@ class Program(Child):
 
     def room(self, stream: int) -> int:
         sender = self.senders[stream]
-        if self.adrift:
+        if self.adrift and not (self._lossless and stream == wire.STDOUT):
             sender.drop_oldest(_DETACHED_KEEP)
         return sender.room
 
@@ -138,8 +144,24 @@ class Program(Child):
         receiver = self.receivers[wire.STDIN]
         if not receiver.ended:
             offsets[str(wire.STDIN)] = receiver.received
-        self.reply = {"pid": self.pid, "offsets": offsets}
+        self.reply = {
+            "pid": self.pid,
+            "offsets": offsets,
+            "note": self.note,
+            "marks": dict(self._marks),
+            "whole": self._whole,
+        }
         self.resume({})
+
+    def on_data(self, stream: int, offset: int, data: bytes) -> None:
+        if data:
+            self._whole = data.endswith(b"\n")
+        super().on_data(stream, offset, data)
+
+    def on_ack(self, stream: int, offset: int, mark: bytes = b"") -> None:
+        super().on_ack(stream, offset)
+        if mark and len(mark) <= _MAX_MARK:
+            self._marks[str(stream)] = mark.decode("utf-8", "replace")
 
     def _exited(self, code: int) -> None:
         self.alive = False
@@ -161,6 +183,9 @@ class Program(Child):
             self.say_return({})
         elif "kill" in value:
             self._kill(float(value["kill"]))
+        elif "note" in value:
+            self.note = _checked(value["note"])
+            self.say_return({})
         else:
             super().call(value)
 
@@ -243,6 +268,12 @@ class FileOperation(Child):
         self._worker = None
         for source in self.sources.values():
             source.close()
+
+
+def _checked(note: Any) -> str:
+    if note is not None and (not isinstance(note, str) or len(note) > _MAX_NOTE):
+        raise spawn.StartError("failed", "a note is text of %d characters at most" % _MAX_NOTE)
+    return note or ""
 
 
 def _type_end(terminal: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from . import wire
 from .activity import Activity, Hold, Sleeper, connected
+from .adrift import Adrift
 from .channels import MAX_CHANNELS, Channel, Client, Refused, failure
 from .link import Link
 from .loop import Loop
@@ -24,9 +25,8 @@ _TICK_S = 0.25  # how often leases are looked at
 _FROZEN_S = 5.0  # without a tick: the machine was paused, or has slept
 _FIRST_LEASE_S = 60.0  # for a host that has not said hello yet
 _FALLBACK_HOME = "/tmp"
-_MAX_SHOWN = 100  # arguments, and characters of each, in the list of processes
-_UNNOTICED = ("extend", "health")  # what is no sign of activity
-_ENDED_KEPT = 64  # detached processes that have ended, and that nobody has asked for
+_UNNOTICED = ("extend", "health", "processes")  # what is no sign of activity
+_MAX_NAME = 200  # characters of what a host calls itself
 
 
 class Server:
@@ -43,7 +43,7 @@ class Server:
         self._end_sandbox = end_sandbox
         self._clients: Dict[str, Client] = {}
         self._links: Dict[Link, Optional[Client]] = {}
-        self._detached: Dict[str, Program] = {}
+        self._adrift = Adrift(loop, self._clients)
         self._starters = Starters(loop)
         self._workers = Workers(loop)
         self._users = Users()
@@ -59,14 +59,14 @@ class Server:
                 host, number, loop, self._workers, request
             ),
             "connect": lambda host, number, request: Connection(host, number, loop, request),
-            "listen": lambda host, number, request: Listener(host, number, loop, request),
+            "listen": self._adrift.listen,
             "user": lambda host, number, request: OwnUser(host, number, loop, self._users, request),
             "hold": lambda host, number, _request: Hold(host, number, loop),
             "sleeper": lambda host, number, _request: Sleeper(host, number, loop, self._activity),
             "adopt": self._adopt,
         }
         self._answers: Dict[str, Callable[[Client, Dict[str, Any]], Dict[str, Any]]] = {
-            "processes": lambda _host, _request: {"processes": self._processes()},
+            "processes": lambda _host, _request: {"processes": self._adrift.processes()},
             "settings": self._change,
             "extend": self._extend,
             "health": self._health,
@@ -81,6 +81,7 @@ class Server:
             client = self._links.pop(gone, None)
             if client is not None and client.link is gone:
                 client.link = None
+                client.heard = time.monotonic()
                 client.drained()
             on_lost()
 
@@ -111,6 +112,7 @@ class Server:
         client = self._links.get(link)
         if client is None:
             raise wire.WireError("the first frame must be HELLO")
+        client.heard = time.monotonic()
         if frame.kind == wire.LEASE:
             self._renew(client, frame.json())
             held = {"held_s": self._held_until() - time.monotonic(), "left_s": self._left_s()}
@@ -131,7 +133,7 @@ class Server:
         elif frame.kind == wire.EOF and frame.stream in channel.receivers:
             channel.on_eof(frame.stream, frame.offset)
         elif frame.kind == wire.ACK and frame.stream in channel.senders:
-            channel.on_ack(frame.stream, frame.offset)
+            channel.on_ack(frame.stream, frame.offset, frame.payload)
         elif frame.kind == wire.CALL:
             channel.on_call(frame.offset, frame.json())
         elif frame.kind == wire.CLOSE:
@@ -154,6 +156,8 @@ class Server:
         if client.link is not None:
             client.link.close()
         client.link = link
+        client.name = str(hello.get("name") or "")[:_MAX_NAME]
+        client.heard = time.monotonic()
         self._links[link] = client
         self._renew(client, hello)
         received: Dict[str, Dict[str, int]] = hello.get("channels") or {}
@@ -236,15 +240,12 @@ class Server:
         return {**vitals(), "listening": ports}
 
     def _renew(self, client: Client, lease: Dict[str, Any]) -> None:
-        client.deadline = time.monotonic() + float(lease["lease_s"])
+        client.renew(float(lease["lease_s"]))
 
     def _leave(self, client: Client, last: bool) -> None:
-        held = any(isinstance(channel, Hold) for channel in client.channels.values())
+        held = _holds(client)
         for channel in list(client.channels.values()):
-            if isinstance(channel, Program) and channel.detach:
-                self._set_adrift(client, channel)
-                channel.held = held  # until another host takes it up
-            else:
+            if not self._adrift.leave(client, channel, held):
                 self._close(client, channel, False)
         self._no_host_until = max(self._no_host_until, client.deadline)
         self._clients.pop(client.token, None)
@@ -254,14 +255,6 @@ class Server:
             client.link.close()
         if last:
             self.end("left")
-
-    def _set_adrift(self, client: Client, program: Program) -> None:
-        client.channels.pop(program.number, None)
-        program.set_adrift()
-        self._detached[program.id] = program
-        ended = [each for each in self._detached.values() if not each.alive]
-        for oldest in ended[:-_ENDED_KEPT]:
-            self._detached.pop(oldest.id).abort()
 
     # channels
 
@@ -309,33 +302,14 @@ class Server:
         return channel
 
     def _adopt(self, client: Client, number: int, request: Dict[str, Any]) -> Channel:
-        program = self._detached.pop(str(request["process"]), None)
-        if program is None:
-            raise StartError("not_found", "there is no detached process %s" % request["process"])
-        program.adopt(client, number)
-        program.held = False
         self._activity.touch()
-        return program
-
-    def _processes(self) -> List[Dict[str, Any]]:
-        programs = [c for c in self._channels() if isinstance(c, Program)]
-        programs += self._detached.values()
-        return [
-            {
-                "id": p.id,
-                "pid": p.pid,
-                "argv": [argument[:_MAX_SHOWN] for argument in p.argv[:_MAX_SHOWN]],
-                "running": p.alive,
-                "detached": p.id in self._detached,
-            }
-            for p in programs
-        ]
+        return self._adrift.adopt(client, number, str(request["process"]))
 
     def _close(self, client: Client, channel: Channel, reset: bool) -> None:
         if channel.busy:
             self._activity.touch()
-        if isinstance(channel, Program) and channel.detach and channel.alive:
-            self._set_adrift(client, channel)
+        ended = isinstance(channel, Program) and not channel.alive
+        if not ended and self._adrift.leave(client, channel, _holds(client)):
             return
         client.channels.pop(channel.number, None)
         channel.abort(reset)
@@ -366,7 +340,7 @@ class Server:
         self._activity.last = max(self._activity.last, accepted)
         return (
             any(channel.busy for channel in self._channels())
-            or any(program.busy for program in self._detached.values())
+            or self._adrift.busy
             or connected(self._settings.get("ports") or ())
         )
 
@@ -378,6 +352,7 @@ class Server:
             self._no_host_until += frozen
             for client in self._clients.values():
                 client.deadline += frozen
+                client.heard += frozen
 
     def _held_until(self) -> float:
         return max([self._no_host_until] + [client.deadline for client in self._clients.values()])
@@ -388,11 +363,15 @@ class Server:
             for channel in list(client.channels.values()):
                 channel.abort()
             client.send(wire.pack_json(wire.BYE, 0, {"why": why}))
-        for program in self._detached.values():
-            program.abort()
+        self._adrift.abort()
         self._flush()
         self._end_sandbox(why)
         self.loop.stop()
+
+
+def _holds(client: Client) -> bool:
+    """Whether the host is in the middle of something."""
+    return any(isinstance(channel, Hold) for channel in client.channels.values())
 
 
 def _make_usable(path: str, uid: int) -> None:

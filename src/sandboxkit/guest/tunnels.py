@@ -117,20 +117,46 @@ class Listener(Channel):
 
     passive = True
 
-    def __init__(self, client: Client, number: int, loop: Loop, request: Dict[str, Any]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        number: int,
+        loop: Loop,
+        request: Dict[str, Any],
+        taken: Optional[socket.socket] = None,
+    ) -> None:
         super().__init__(client, number, loop)
         self._unnoticed = bool(request.get("passive"))
-        self._server = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            self._server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._server.bind((request["host"], int(request["port"])))
-            self._server.listen(128)
-        except OSError as error:
-            self._server.close()
-            raise StartError("listen", error.strerror or "cannot listen", error.errno) from error
+        self.detach = bool(request.get("detach"))
+        self._server = taken if taken is not None else _listening(request)
+        self.port = int(self._server.getsockname()[1])
         self._watch = Watch(loop, os.dup(self._server.fileno()), on_readable=self._accept)
         self._watch.want(read=True)
-        self.say_reply({"port": self._server.getsockname()[1]})
+        self.say_reply({"port": self.port})
+
+    def _look_again(self) -> None:
+        if self.client.token and not self._watch.closed:
+            self._watch.want(read=True)
+
+    def set_adrift(self) -> None:
+        """No host has it any more: connections wait, as many as the kernel lets wait."""
+        self.client = Client("")
+        self._watch.want(read=False)
+
+    def give(self) -> socket.socket:
+        """The socket, for the host that takes the port; what was accepted before is reset."""
+        self._watch.close()
+        for channel in list(self.client.channels.values()):
+            if channel.opened is not None and channel.opened["listener"] == self.number:
+                self.client.channels.pop(channel.number).abort(reset=True)
+        return self._server
+
+    def call(self, value: Dict[str, Any]) -> None:
+        if "kill" in value:
+            self.detach = False
+            self.say_return({})
+        else:
+            super().call(value)
 
     def _accept(self) -> None:
         try:
@@ -140,7 +166,7 @@ class Listener(Channel):
         except OSError:
             # Out of descriptors: look again soon, rather than spin.
             self._watch.want(read=False)
-            self.loop.later(0.1, lambda: self._watch.want(read=True))
+            self.loop.later(0.1, self._look_again)
             return
         if len(self.client.channels) >= MAX_CHANNELS:
             accepted.close()
@@ -157,3 +183,15 @@ class Listener(Channel):
     def abort(self, reset: bool = False) -> None:
         self._watch.close()
         self._server.close()
+
+
+def _listening(request: Dict[str, Any]) -> socket.socket:
+    server = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((request["host"], int(request["port"])))
+        server.listen(128)
+    except OSError as error:
+        server.close()
+        raise StartError("listen", error.strerror or "cannot listen", error.errno) from error
+    return server

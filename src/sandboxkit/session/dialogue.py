@@ -8,8 +8,11 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
+import anyio
+
 from sandboxkit.agents.base import Usage
 from sandboxkit.agents.events import NetworkRefusal, Notice
+from sandboxkit.agents.stream import SETTLE_S
 from sandboxkit.agents.words import hearing
 from sandboxkit.errors import (
     AgentError,
@@ -185,8 +188,20 @@ class Dialogue:
 
     async def interrupt(self) -> None:
         """Stop the prompt that is being worked on, if there is one."""
-        if self._turn is not None and self._conversation is not None:
+        if self._conversation is None:
+            return
+        if self._turn is not None:
             await self._conversation.interrupt()
+        elif self._conversation.turning:
+            await self._end_turn(self._conversation)
+
+    async def _end_turn(self, conversation: Conversation) -> None:
+        """Stop a turn that another host has begun, and that nobody follows here."""
+        try:
+            with anyio.fail_after(SETTLE_S):
+                self._count(await conversation.settle())
+        except TimeoutError:
+            await self.discard(conversation)
 
     @property
     def turning(self) -> bool:
@@ -195,6 +210,8 @@ class Dialogue:
 
     async def detach(self) -> None:
         """Let go of the agent, which goes on where it can. Never raises."""
+        if self._turn is not None and self._conversation is not None:
+            self._turn.let_go()
         if (conversation := self._left()) is not None:
             await conversation.detach()
 
@@ -239,9 +256,15 @@ class Dialogue:
         if self.awake is not None:
             await self.awake()
         self._hold()
+        conversation = await self.connected()
+        if conversation.turning and not turn.follows:
+            raise AgentError(
+                "A turn that another host has begun is under way. Follow it with follow(), or "
+                "interrupt() it first.",
+                code="busy",
+            )
         if self._keeping is not None:
             await self._keeping.turning()
-        conversation = await self.connected()
         if self._turn is turn and self._states.now != "running":
             self._states.to("running")
         return conversation
@@ -264,6 +287,9 @@ class Dialogue:
                 self._states.to("ready")
         if self._keeping is not None:
             self._keeping.turned(None if result is None else result.session_id)
+        self._count(result)
+
+    def _count(self, result: RunResult | None) -> None:
         if result is not None:
             self.begun = True
             if self._memo is not None:

@@ -340,6 +340,23 @@ class Session(Figures):
             raise InvalidSpecError("the prompt is empty")
         return EventStream(Turn(self._dialogue, prompt))
 
+    def follow(self, after: str | None = None) -> EventStream:
+        """What is left of the turn that another host has begun: `async for event in ...`.
+
+        A named session's agent goes on without a host. Who attaches next follows the rest, from
+        the first event that the last host had not done with; an event is done with when the
+        next one is asked for. A turn that has ended meanwhile gives its rest and `Finished`.
+
+        Args:
+            after: The `EventStream.position` that was kept with the last event: each event then
+                comes exactly once. Without it, the one that was in hand may come again.
+
+        Raises from the iteration, besides what `run` raises:
+            AgentError: There is no such turn (`no_turn`), or it does not go back as far as
+                `after`, or that is another's (`bad_position`).
+        """
+        return EventStream(Turn(self._dialogue, None, after))
+
     async def interrupt(self) -> None:
         """Stop what the agent is doing; its `run` or `stream` ends with a result.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -15,16 +15,18 @@ from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient
 
 from sandboxkit.agents.base import Agent, Conversation
 from sandboxkit.agents.claude_code import options as option_rules
+from sandboxkit.agents.claude_code.adoption import end_cli, find_cli
 from sandboxkit.agents.claude_code.binary import claude_code_artifact
 from sandboxkit.agents.claude_code.conversation import ClaudeCodeConversation
 from sandboxkit.agents.claude_code.failures import as_sandbox_errors
+from sandboxkit.agents.claude_code.lasting import LastingTransport
 from sandboxkit.agents.claude_code.totals import NOTHING, totals_before
 from sandboxkit.agents.claude_code.transport import SandboxTransport
 from sandboxkit.agents.credentials import hidden_of
 from sandboxkit.agents.service import check_choice, refuse_credentials, upstream_for
 from sandboxkit.agents.words import said
 from sandboxkit.concurrency import run_to_end
-from sandboxkit.errors import AgentError, InvalidSpecError, SandboxError
+from sandboxkit.errors import AgentError, ExecStartError, InvalidSpecError, SandboxError
 from sandboxkit.spec import SandboxSpec
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ class ClaudeCode(Agent):
         self._options = options if options is not None else default_options()
         self._model_url = model_url
         self._api_key = api_key
+        self._lasting = False
 
     def __repr__(self) -> str:
         return f"<ClaudeCode model={self._options.model or 'default'}>"
@@ -136,24 +139,64 @@ class ClaudeCode(Agent):
         last_words: deque[str] = deque(maxlen=_STDERR_LINES)
         options = self._for_session(session_id, last_words, resume=resume)
         service = await anyio.to_thread.run_sync(self._service)
-        transport = SandboxTransport(sandbox, options, upstream=service, account=account)
+        make = LastingTransport if self._lasting else SandboxTransport
+        transport = make(sandbox, options, upstream=service, account=account)
+        if isinstance(transport, LastingTransport):
+            transport.session_id = session_id
         client = ClaudeSDKClient(options, transport=transport)
         try:
-            with as_sandbox_errors(last_words), anyio.fail_after(CONNECT_S):
+            with _connecting(last_words):
                 await client.connect()
                 before = NOTHING
                 if resume and transport.place is not None:
                     before = await totals_before(transport.place, session_id)
-        except BaseException as error:
+                if isinstance(transport, LastingTransport):
+                    await transport.noted(await client.get_server_info(), before)
+        except BaseException:
             with contextlib.suppress(TimeoutError):
                 await run_to_end(client.disconnect(), deadline_s=_DISCONNECT_S)
-            if isinstance(error, TimeoutError) and not isinstance(error, SandboxError):
-                raise AgentError(
-                    f"Claude Code did not answer within {CONNECT_S:g} s of its start.",
-                    code="no_answer",
-                ) from error
             raise
-        return ClaudeCodeConversation(client, last_words, before, account.meter)
+        lasting = transport if isinstance(transport, LastingTransport) else None
+        return ClaudeCodeConversation(client, last_words, before, account.meter, lasting)
+
+    def durable(self) -> Agent:
+        """See `Agent.durable`: the CLI goes on without a host, also in the middle of a turn."""
+        lasting = copy(self)
+        lasting._lasting = True  # noqa: SLF001 - its own kind
+        return lasting
+
+    async def adopt(
+        self, sandbox: Sandbox, account: Account, *, session_id: str
+    ) -> Conversation | None:
+        """See `Agent.adopt`.
+
+        The options shall be those that the CLI was started with: what of them went into its
+        command line is as it was, whatever they say now.
+        """
+        service = await anyio.to_thread.run_sync(self._service)
+        found = await find_cli(sandbox, session_id)
+        if found is None:
+            return None
+        process, note = found
+        last_words: deque[str] = deque(maxlen=_STDERR_LINES)
+        options = self._for_session(session_id, last_words, resume=False)
+        transport = LastingTransport(sandbox, options, upstream=service, account=account)
+        client = ClaudeSDKClient(options, transport=transport)
+        try:
+            with _connecting(last_words):
+                await transport.join(process, note)
+                await client.connect()
+        except BaseException as error:
+            # It is left as it was found, unless it can never be reached again.
+            await transport.detach()
+            with contextlib.suppress(TimeoutError):
+                await run_to_end(client.disconnect(), deadline_s=_DISCONNECT_S)
+            if isinstance(error, ExecStartError) and error.code == "listen":
+                await end_cli(process)
+                return None
+            await process.aclose()
+            raise
+        return ClaudeCodeConversation(client, last_words, meter=account.meter, transport=transport)
 
     def _for_session(
         self, session_id: str, last_words: deque[str], *, resume: bool
@@ -170,3 +213,17 @@ class ClaudeCode(Agent):
         if resume:
             return replace(options, resume=session_id, session_id=None, continue_conversation=False)
         return replace(options, session_id=session_id)
+
+
+@contextlib.contextmanager
+def _connecting(last_words: Sequence[str]) -> Generator[None]:
+    """Within the deadline, and with our errors."""
+    try:
+        with as_sandbox_errors(last_words), anyio.fail_after(CONNECT_S):
+            yield
+    except TimeoutError as error:
+        if isinstance(error, SandboxError):
+            raise
+        raise AgentError(
+            f"Claude Code did not answer within {CONNECT_S:g} s of its start.", code="no_answer"
+        ) from error

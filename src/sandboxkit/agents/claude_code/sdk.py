@@ -15,8 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import claude_agent_sdk
-from claude_agent_sdk import CanUseToolShadowedWarning, ClaudeAgentOptions, SessionStoreEntry
+from claude_agent_sdk import (
+    CanUseToolShadowedWarning,
+    ClaudeAgentOptions,
+    ClaudeSDKClient,
+    Message,
+    SessionStoreEntry,
+)
 from claude_agent_sdk._cli_version import __cli_version__
+from claude_agent_sdk._internal.message_parser import parse_message
 from claude_agent_sdk._internal.sessions import (
     _get_projects_dir,  # pyright: ignore[reportPrivateUsage]
     _sanitize_path,  # pyright: ignore[reportPrivateUsage]
@@ -41,6 +48,7 @@ __all__ = [
     "build_command",
     "project_key",
     "projects_dir",
+    "received",
     "split_agent_metadata",
 ]
 
@@ -87,3 +95,14 @@ def split_agent_metadata(
 ) -> tuple[dict[str, Any] | None, list[SessionStoreEntry]]:
     """What a store keeps of a sub-agent: its description, and the lines of its transcript."""
     return _split_agent_metadata(entries)
+
+
+async def received(client: ClaudeSDKClient) -> AsyncIterator[tuple[dict[str, Any], Message]]:
+    """What the client's `receive_messages` gives, each with what the transport has given."""
+    query = client._query  # pyright: ignore[reportPrivateUsage] # noqa: SLF001
+    if query is None:
+        return
+    async for data in query.receive_messages():
+        message = parse_message(data)
+        if message is not None:
+            yield data, message

@@ -138,13 +138,16 @@ class SandboxTransport(Transport):
                 raise
             self._exit_error = raised
             raise raised from error
-        self._stderr = asyncio.ensure_future(self._read_stderr(self._process))
+        self._joined(self._process)
+
+    def _joined(self, process: Process) -> None:
+        self._process = process
+        self._stderr = asyncio.ensure_future(self._read_stderr(process))
         self._ready = self._input_open = True
 
     async def _start(self) -> Process:
         options = self._options
-        web = self._sandbox.info.effective.network in {None, "open"}
-        if not web:
+        if not self._web:
             options = option_rules.without_web(options)
         options = replace(options, model=self._upstream.model_name(options.model))
         place = self._place = await find_place(self._sandbox, options, self._cli)
@@ -156,19 +159,27 @@ class SandboxTransport(Transport):
             )
         options = await option_rules.bring_over(options, place.upload, place.upload_tree)
         options = await bring_conversation(options, place)
-        model = await self._resources.enter_async_context(
-            model_route(self._sandbox, self._upstream, self.account, web=web)
-        )
+        model = await self._open_route(web=self._web)
         argv = sdk.build_command(options, self._cli)
         if self._sandbox.is_shared:
             argv = await arguments.unseen(argv, place.upload)
+        env = cli_environment(options, config_dir=place.config_dir, cwd=place.cwd, model=model)
+        return await self._spawn(argv, place, env)
+
+    @property
+    def _web(self) -> bool:
+        """Whether the sandbox may reach the web."""
+        return self._sandbox.info.effective.network in {None, "open"}
+
+    async def _open_route(self, *, web: bool) -> dict[str, str]:
+        """Make the model reachable; the CLI's environment for it."""
+        route = model_route(self._sandbox, self._upstream, self.account, web=web)
+        return await self._resources.enter_async_context(route)
+
+    async def _spawn(self, argv: list[str], place: Place, env: dict[str, str]) -> Process:
+        """Start the CLI."""
         return await self._sandbox.spawn(
-            argv,
-            cwd=place.cwd,
-            env=cli_environment(options, config_dir=place.config_dir, cwd=place.cwd, model=model),
-            stdin=PIPE,
-            user=options.user,
-            passive=True,
+            argv, cwd=place.cwd, env=env, stdin=PIPE, user=self._options.user, passive=True
         )
 
     def _as_sdk_error(self, error: BaseException) -> Exception | None:
@@ -224,11 +235,14 @@ class SandboxTransport(Transport):
                 ) from self._exit_error
             self._turns.said(data)
             try:
-                await process.stdin.write(data.encode())
+                await self._send(process, data)
             except SandboxError as error:
                 self._ready = False
                 self._exit_error = CLIConnectionError(f"Failed to write to process stdin: {error}")
                 raise self._exit_error from error
+
+    async def _send(self, process: Process, data: str) -> None:
+        await process.stdin.write(data.encode())
 
     async def end_input(self) -> None:
         """End the CLI's input: it finishes the turn under way and leaves."""
@@ -259,7 +273,7 @@ class SandboxTransport(Transport):
             async for chunk in process.stdout:
                 for line in parts.push(chunk):
                     lines.check_size(len(line), self._limit)
-                    message = lines.parse(line)
+                    message = self._placed(line, lines.parse(line))
                     if message is not None:
                         self._turns.heard(message)
                         yield self._as_seen_from_host(message)
@@ -281,6 +295,10 @@ class SandboxTransport(Transport):
                 stderr=OUT_OF_MEMORY if process.oom_killed else _SEE_STDERR,
             )
             raise self._exit_error
+
+    def _placed(self, line: str, message: dict[str, Any] | None) -> dict[str, Any] | None:  # noqa: ARG002
+        """A message that was read; None for what the SDK is not to see."""
+        return message
 
     def _as_seen_from_host(self, message: dict[str, Any]) -> dict[str, Any]:
         """The SDK takes a transcript only from where it believes the CLI's files to be."""
@@ -343,7 +361,7 @@ class SandboxTransport(Transport):
 
     async def _end(self, process: Process) -> None:
         # Nobody reads any more; a CLI that waits for a reader could not leave.
-        drain = asyncio.ensure_future(_drain(process))
+        drain = asyncio.ensure_future(self._drain(process))
         try:
             with contextlib.suppress(SandboxError):
                 await process.stdin.close()
@@ -356,11 +374,10 @@ class SandboxTransport(Transport):
             await cancel_and_wait(drain)
             await process.aclose()
 
-
-async def _drain(process: Process) -> None:
-    with contextlib.suppress(SandboxError):
-        async for _ in process.stdout:
-            pass
+    async def _drain(self, process: Process) -> None:
+        with contextlib.suppress(SandboxError):
+            async for _ in process.stdout:
+                pass
 
 
 __all__ = ["CLOSE_GRACE_S", "OUT_OF_MEMORY", "SandboxTransport"]

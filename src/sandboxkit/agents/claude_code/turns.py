@@ -30,7 +30,7 @@ class Turns:
 
     def started(self) -> None:
         """The CLI starts; that is over with its first answer."""
-        self._begin()
+        self.begin()
         self._starts = True
 
     def said(self, data: str) -> None:
@@ -41,7 +41,7 @@ class Turns:
             return
         if isinstance(message, dict) and cast("dict[str, Any]", message).get("type") == "user":
             self._starts = False
-            self._begin()
+            self.begin()
 
     def heard(self, message: dict[str, Any]) -> None:
         """The CLI has said something; prompts may wait there, and go on after a result."""
@@ -49,9 +49,10 @@ class Turns:
         if kind == "result" or (self._starts and kind == "control_response"):
             self.end()
         elif kind in _WORKS:
-            self._begin()
+            self.begin()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """A turn is under way."""
         if self._held is None:
             held = self._sandbox.activity.hold()
             with contextlib.suppress(SandboxError):  # lost: the write, or the read, will say so

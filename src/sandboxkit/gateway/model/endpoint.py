@@ -76,6 +76,8 @@ class ModelEndpoint:
         account: What may be asked, and where it is kept what was; None is without limits.
         web: Whether server-side tools that reach the web pass. Where not, they are taken
             out of requests (they would go past every rule of the network).
+        token: The token of an endpoint before this one, for a client that outlives it; None
+            makes one.
 
     Attributes:
         token: What a request must carry. It is worth nothing elsewhere or later.
@@ -90,6 +92,7 @@ class ModelEndpoint:
         account: Account | None = None,
         *,
         web: bool = False,
+        token: str | None = None,
     ) -> None:
         self._upstream = upstream
         self._web = web
@@ -100,7 +103,7 @@ class ModelEndpoint:
         self._settled = anyio.Event()
         self.account = account if account is not None else Account()
         self.port_inside: int | None = None
-        self.token = f"sandboxkit-{secrets.token_urlsafe(24)}"
+        self.token = token or f"sandboxkit-{secrets.token_urlsafe(24)}"
 
     @property
     def port(self) -> int:

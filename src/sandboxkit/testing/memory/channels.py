@@ -48,6 +48,7 @@ class Channel:
     def __init__(self, client: Client, number: int, outputs: tuple[int, ...] = ()) -> None:
         self.client, self.number = client, number
         self._senders = {stream: Sender() for stream in outputs}
+        self._marks: dict[str, str] = {}
         self._input = Receiver()
         self._unread: deque[bytes] = deque()
         self._changed = asyncio.Event()
@@ -129,6 +130,8 @@ class Channel:
             self._input.end(frame.offset)
         elif frame.kind == wire.ACK:
             self._senders[frame.stream].ack(frame.offset)
+            if frame.payload:
+                self._marks[str(frame.stream)] = frame.payload.decode("utf-8", "replace")
         elif frame.kind == wire.CALL:
             self._on_call(frame.offset, frame.json())
         else:

@@ -10,7 +10,7 @@ import posixpath
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from sandboxkit.errors import ConnectionLostError
 from sandboxkit.guest import wire
@@ -237,6 +237,9 @@ class Guest:
             client.channels[number] = self._adopt(client, number, str(request["process"]))
         elif kind == "hold":  # nothing here ends because it is idle
             client.channels[number] = Channel(client, number)
+        elif kind == "processes":
+            client.channels[number] = channel = Channel(client, number)
+            channel.say_done({"processes": self._processes()})
         elif kind == "settings":
             self._settings |= {**request, "env": {**self._env, **request.get("env", {})}}
             self._started = time.monotonic()
@@ -286,10 +289,27 @@ class Guest:
     def _adopt(self, client: Client, number: int, process: str) -> Channel:
         program = self._detached.pop(process, None)
         if program is None:
-            message = f"there is no detached process {process}"
-            return refused(client, number, "not_found", message)
+            held = next((one for one in self._held() if one.id == process and one.detach), None)
+            if held is None:
+                message = f"there is no detached process {process}"
+                return refused(client, number, "not_found", message)
+            holder = held.client
+            if holder is client or holder.output is not None:
+                return refused(client, number, "held", "it is held by another host")
+            taken = refused(holder, held.number, "taken", "another host has taken it up")
+            holder.channels[held.number] = taken
+            held.set_adrift()
+            program = held
         program.adopt(client, number)
         return program
+
+    def _held(self) -> Iterator[Program]:
+        for client in self._clients.values():
+            yield from (each for each in client.channels.values() if isinstance(each, Program))
+
+    def _processes(self) -> list[Json]:
+        held = [program.shown(detached=False) for program in self._held()]
+        return held + [program.shown(detached=True) for program in self._detached.values()]
 
 
 def refused(

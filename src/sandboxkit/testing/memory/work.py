@@ -30,6 +30,9 @@ class Program(Channel):
         super().__init__(client, number, (wire.STDOUT, wire.STDERR))
         self.id = f"{client.token[:16]}-{number}"
         self.detach = bool(request.get("detach"))
+        self.note = str(request.get("note") or "")
+        self._lossless = bool(request.get("lossless"))
+        self._whole = True
         self._terminal = bool(request.get("pty"))
         self._signal = int(signal.SIGKILL)
         self._kills: set[asyncio.Task[None]] = set()
@@ -71,7 +74,7 @@ class Program(Channel):
 
     def overflow(self, sender: Sender) -> None:
         """Where nobody listens, the end of the output is kept."""
-        if self._adrift:
+        if self._adrift and not (self._lossless and sender is self._senders[wire.STDOUT]):
             sender.drop_oldest(DETACHED_KEEP)
 
     def set_adrift(self) -> None:
@@ -86,8 +89,31 @@ class Program(Channel):
         offsets = {str(stream): sender.taken for stream, sender in self._senders.items()}
         if not self._input.ended:
             offsets[str(wire.STDIN)] = self._input.received
-        self._reply = {"pid": self._pid, "offsets": offsets}
+        self._reply = {
+            "pid": self._pid,
+            "offsets": offsets,
+            "note": self.note,
+            "marks": dict(self._marks),
+            "whole": self._whole,
+        }
         self.resume({})
+
+    def on_frame(self, frame: wire.Frame) -> None:
+        """Take a frame of the host's."""
+        if frame.kind == wire.DATA and frame.payload:
+            self._whole = frame.payload.endswith(b"\n")
+        super().on_frame(frame)
+
+    def shown(self, *, detached: bool) -> Json:
+        """As it stands in the list of processes."""
+        return {
+            "id": self.id,
+            "pid": self._pid,
+            "argv": list(self._asked.argv),
+            "running": self.alive,
+            "detached": detached,
+            "note": self.note,
+        }
 
     def call(self, value: Json) -> None:
         """A signal, a kill, or the size of the terminal."""
@@ -99,6 +125,9 @@ class Program(Channel):
             task = asyncio.create_task(self._kill(float(value["kill"])))
             self._kills.add(task)
             task.add_done_callback(self._kills.discard)
+        elif "note" in value:
+            self.note = str(value["note"])
+            self.say_return({})
         elif "resize" in value and self._terminal:
             self.say_return({})
         else:
