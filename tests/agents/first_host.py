@@ -39,10 +39,9 @@ class Wanted:
     sandbox: str
     model: str
     session: str
-    prompt: str
     journal: str
-    pause_s: float = 0.0
-    leave_after: int | None = None
+    follow: bool = False
+    after: str | None = None
 
 
 def agent(model_url: str, **fields: Any) -> ClaudeCode:
@@ -93,21 +92,15 @@ class Finished:
 
 async def main(wanted: Wanted) -> None:
     async with Sandbox.attach("docker", wanted.sandbox) as sandbox:
-        session = Attached(sandbox, agent=agent(wanted.model).durable(), id=wanted.session)
+        kept: dict[str, Any] = {"resume" if wanted.follow else "id": wanted.session}
+        session = Attached(sandbox, agent=agent(wanted.model).durable(), **kept)
         async with session:
+            stream = session.follow(wanted.after) if wanted.follow else session.stream("Go")
             with Path(wanted.journal).open("a") as journal:  # noqa: ASYNC230
-                stream = session.stream(wanted.prompt)
-                seen = 0
                 async for event in stream:
                     journal.write(json.dumps([key(event), stream.position]) + "\n")
                     journal.flush()
-                    seen += 1
-                    if seen == wanted.leave_after:
-                        await session.let_go()
-                        break
-                    await asyncio.sleep(wanted.pause_s)
-            if wanted.leave_after is None:
-                await asyncio.sleep(3600)
+            await asyncio.sleep(3600)
 
 
 if __name__ == "__main__":

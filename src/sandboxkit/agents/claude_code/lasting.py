@@ -8,6 +8,8 @@ import json
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from claude_agent_sdk import CLIConnectionError
+
 from sandboxkit.agents.claude_code.ledger import Ledger
 from sandboxkit.agents.claude_code.model import lasting_route
 from sandboxkit.agents.claude_code.note import Counted, Note
@@ -37,6 +39,7 @@ class LastingTransport(SandboxTransport):
     session_id = ""
     _route: LastingRoute | None = None
     _ledger: Ledger | None = None
+    _let_go = False
     _initialize: asyncio.Future[str] | None = None  # of a CLI that was asked before
 
     @property
@@ -131,8 +134,12 @@ class LastingTransport(SandboxTransport):
             response = {"subtype": "success", "request_id": request_id}
             answer = {**response, "response": self.ledger.note.answer}
             yield {"type": "control_response", "response": answer}
-        async for message in super()._read_messages():
-            yield message
+        try:
+            async for message in super()._read_messages():
+                yield message
+        except CLIConnectionError:
+            if not self._let_go:
+                raise
 
     def _placed(self, line: str, message: dict[str, Any] | None) -> dict[str, Any] | None:
         return self.ledger.read(message, len(line.encode()) + 1)
@@ -167,6 +174,7 @@ class LastingTransport(SandboxTransport):
 
     async def _detach(self) -> None:
         self._ready = self._input_open = False
+        self._let_go = True
         process, self._process = self._process, None
         try:
             if process is not None:
