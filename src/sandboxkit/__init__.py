@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from sandboxkit.agents.base import Agent, RunResult, Usage
     from sandboxkit.agents.claude_code import ClaudeCode, SandboxTransport
     from sandboxkit.agents.messages import Messages, Tool
+    from sandboxkit.channel.execution import ExecResult
     from sandboxkit.channel.files import FileInfo, Files
-    from sandboxkit.channel.process import PIPE, ExecResult, Process
+    from sandboxkit.channel.process import Process
+    from sandboxkit.channel.requests import PIPE
     from sandboxkit.channel.tunnels import Address, Ports
     from sandboxkit.errors import BudgetExceededError, SandboxError, StoreError
     from sandboxkit.gateway.decisions import Decision
@@ -80,7 +82,7 @@ _HOME = {
     "HealthPart": "health",
     "Secret": "gateway.secrets",
     "Capabilities": "providers.base",
-    "ExecResult": "channel.process",
+    "ExecResult": "channel.execution",
     "FileInfo": "channel.files",
     "Files": "channel.files",
     "MapProgress": "many",
@@ -89,7 +91,7 @@ _HOME = {
     "map": "many",
     "Network": "network",
     "NetworkPolicy": "spec",
-    "PIPE": "channel.process",
+    "PIPE": "channel.requests",
     "Pool": "pool",
     "Ports": "channel.tunnels",
     "Process": "channel.process",

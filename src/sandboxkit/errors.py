@@ -11,7 +11,7 @@ import errno
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from sandboxkit.channel.process import ExecResult
+    from sandboxkit.channel.execution import ExecResult
 
 
 class SandboxError(Exception):

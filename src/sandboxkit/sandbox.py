@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 from sandboxkit.channel.activity import Activity
-from sandboxkit.channel.adoption import ProcessInfo, list_processes
-from sandboxkit.channel.adoption import take_up as take_up_process
+from sandboxkit.channel.adoption import ProcessInfo, adopt, list_processes
 from sandboxkit.channel.client import GuestClient
+from sandboxkit.channel.execution import OUTPUT_LIMIT, ExecResult, check_run, execute
 from sandboxkit.channel.fallback import Fallback, refuse
 from sandboxkit.channel.fallback_files import FallbackFiles
 from sandboxkit.channel.files import Files
-from sandboxkit.channel.process import (
-    OUTPUT_LIMIT,
-    PIPE,
-    TERMINAL,
-    ExecResult,
-    Process,
-    check_note,
-    check_run,
-    check_size,
-    execute,
-    request_for,
-    start,
-)
+from sandboxkit.channel.process import Process, start
+from sandboxkit.channel.requests import request_for, spawn_options
 from sandboxkit.channel.tunnels import Ports
 from sandboxkit.concurrency import run_to_end
-from sandboxkit.errors import InvalidSpecError, SandboxClosedError, SandboxError
+from sandboxkit.errors import SandboxClosedError, SandboxError
 from sandboxkit.failover import OneProvider, create_on
 from sandboxkit.gateway.secrets import Secret
 from sandboxkit.gateway.settings import Gateway
@@ -94,12 +83,8 @@ class Sandbox:
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
-            warnings.warn(
-                f"sandbox {self.id} was never closed; it ends with its lease",
-                ResourceWarning,
-                source=self,
-                stacklevel=2,
-            )
+            said = f"sandbox {self.id} was never closed; it ends with its lease"
+            warnings.warn(said, ResourceWarning, source=self, stacklevel=2)
 
     @classmethod
     def create(
@@ -141,7 +126,10 @@ class Sandbox:
         wanted = SandboxSpec.build(spec, **fields)
         outside = Outside(secrets, gateway)
         outside.check(wanted.network, wanted.env)
-        create = partial(cls._create, outside)
+
+        async def create(chosen: OneProvider, spec: SandboxSpec, patience: Patience) -> Sandbox:
+            return await cls._of(make(outside, chosen, spec, patience))
+
         return Opening(create_on(provider, wanted, create, on_progress, wait_s=wait_s))
 
     @classmethod
@@ -170,19 +158,12 @@ class Sandbox:
             UnsupportedError: The policy asks for a network that it does not have, or would
                 take away the one that it has.
         """
-        return Opening(cls._attach(provider, sandbox_id, Outside(secrets, gateway, network)))
+        outside = Outside(secrets, gateway, network)
+        return Opening(cls._of(take_up(provider, sandbox_id, outside)))
 
     @classmethod
-    async def _create(
-        cls, outside: Outside, chosen: OneProvider, spec: SandboxSpec, patience: Patience
-    ) -> Sandbox:
-        return cls(await make(outside, chosen, spec, patience))
-
-    @classmethod
-    async def _attach(
-        cls, chosen: str | SandboxProvider, sandbox_id: str, outside: Outside
-    ) -> Sandbox:
-        return cls(await take_up(chosen, sandbox_id, outside))
+    async def _of(cls, parts: Awaitable[Parts]) -> Sandbox:
+        return cls(await parts)
 
     @property
     def info(self) -> SandboxInfo:
@@ -314,14 +295,7 @@ class Sandbox:
             UnsupportedError: The image has no Python, and so no guest.
         """
         request = request_for(argv, cwd=cwd, env=self.network.added_to(env), user=self._who(user))
-        if stdin not in (None, PIPE):
-            raise InvalidSpecError("stdin must be PIPE or None; exec() takes bytes")
-        size = TERMINAL if pty is True else pty
-        if size:
-            check_size(*size)
-        check_note(note)
-        request |= {"stdin": stdin == PIPE, "pty": list(size) if size else None, "note": note}
-        request |= {"detach": bool(detach), "lossless": detach == "lossless", "passive": passive}
+        request |= spawn_options(stdin=stdin, pty=pty, detach=detach, passive=passive, note=note)
         return await start(self._client(), request, argv, None, by_hand=acknowledge == "by_hand")
 
     async def process(
@@ -341,8 +315,7 @@ class Sandbox:
             ExecStartError: There is no detached process of this id; code `not_found`.
             ProcessHeldError: A host that lives has it. To know this may take 10 s.
         """
-        by_hand = acknowledge == "by_hand"
-        return await take_up_process(self._client(), process_id, by_hand=by_hand)
+        return await adopt(self._client(), process_id, by_hand=acknowledge == "by_hand")
 
     async def processes(self) -> list[ProcessInfo]:
         """The processes that were started here and are not forgotten, by whatever host."""

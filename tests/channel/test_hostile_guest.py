@@ -10,8 +10,10 @@ from typing import Any
 import anyio
 import pytest
 
+from sandboxkit.channel.execution import execute
 from sandboxkit.channel.files import Files
-from sandboxkit.channel.process import Process, execute, request_for
+from sandboxkit.channel.process import Process
+from sandboxkit.channel.requests import request_for
 from sandboxkit.channel.tunnels import Ports, reverse
 from sandboxkit.errors import (
     ConnectionLostError,

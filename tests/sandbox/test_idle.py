@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from sandboxkit.channel.activity import Sleeper, quietly
-from sandboxkit.channel.process import PIPE
+from sandboxkit.channel.requests import PIPE
 from sandboxkit.errors import ExecStartError, SandboxDiedError
 from sandboxkit.sandbox import Sandbox
 

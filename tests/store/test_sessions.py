@@ -23,8 +23,8 @@ from sandboxkit.agents.messages.conversation import MessagesConversation
 from sandboxkit.errors import InvalidSpecError, StoreError, UnsupportedError
 from sandboxkit.gateway.secrets import Secret
 from sandboxkit.providers.base import Capabilities
-from sandboxkit.sandbox import Sandbox
 from sandboxkit.providers.docker import DockerProvider
+from sandboxkit.sandbox import Sandbox
 from sandboxkit.session import Session
 from sandboxkit.store import Store, Workspace
 from sandboxkit.store.blobs import path_of

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from sandboxkit.channel.process import PIPE
+from sandboxkit.channel.requests import PIPE
 from sandboxkit.errors import (
     CommandFailedError,
     ExecStartError,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 import anyio
 
-from sandboxkit.channel.process import MAX_NOTE, start
+from sandboxkit.channel.process import start
+from sandboxkit.channel.requests import MAX_NOTE
 from sandboxkit.errors import ProcessHeldError, ProtocolError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _read(said: object) -> ProcessInfo:
     raise ProtocolError(f"the guest sent {said!r:.{_SHOWN}} as a process")
 
 
-async def take_up(client: GuestClient, process_id: str, *, by_hand: bool) -> Process:
+async def adopt(client: GuestClient, process_id: str, *, by_hand: bool) -> Process:
     """Take up a process that no host has, or whose host seems to be dead.
 
     Where it is held, this waits until it is known whether that host lives: until it says

@@ -16,13 +16,12 @@ from typing import Any, cast
 import anyio
 
 from sandboxkit.channel.activity import noted
-from sandboxkit.channel.greeting import NoGuestError, dial, ended
+from sandboxkit.channel.greeting import NoGuestError, dial, ended, read_welcome
 from sandboxkit.channel.remote import RemoteChannel, Sink
 from sandboxkit.channel.term import Term
 from sandboxkit.concurrency import cancel_and_wait
 from sandboxkit.errors import (
     ConnectionLostError,
-    ExecStartError,
     InvalidSpecError,
     ProtocolError,
     SandboxClosedError,
@@ -269,18 +268,7 @@ class GuestClient:
         frames = self._decoder.feed(rest)
         while not frames:
             frames = self._decoder.feed(await _stdout(stream))
-        if frames[0].kind != wire.WELCOME:
-            raise ProtocolError("the guest did not answer the greeting")
-        welcome = frames[0].json()
-        if welcome.get("protocol") != wire.PROTOCOL:
-            raise ProtocolError(
-                f"the guest speaks protocol {welcome.get('protocol')!r}, not {wire.PROTOCOL}; "
-                "it was started by another version of sandboxkit"
-            )
-        refusal = welcome.get("error")
-        if isinstance(refusal, dict):
-            fields = cast("dict[str, object]", refusal)
-            raise ExecStartError(str(fields.get("message")), code=str(fields.get("code")))
+        welcome = read_welcome(frames[0])
         self._stream, self.connected, self._heard = stream, True, time.monotonic()
         self._out = []
         self.term.told(welcome)

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import anyio
 
-from sandboxkit.channel.process import Capture, ExecResult
+from sandboxkit.channel.execution import Capture, ExecResult
 from sandboxkit.concurrency import run_to_end
 from sandboxkit.errors import (
     OperationTimeoutError,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import anyio.to_thread
 
 from sandboxkit.errors import (
     ConnectionLostError,
     ExecStartError,
+    ProtocolError,
     SandboxDiedError,
     SandboxError,
 )
@@ -94,3 +97,25 @@ def ended(why: str) -> SandboxDiedError:
     said = _ENDINGS.get(why, "the guest has ended, and with it the sandbox")
     code = why if why in {"expired", "idle"} else "died"
     return SandboxDiedError(f"{said}; create another one", code=code, retryable=False)
+
+
+def read_welcome(frame: wire.Frame) -> dict[str, Any]:
+    """What the guest says of itself.
+
+    Raises:
+        ProtocolError: It is no welcome, or the guest speaks another protocol.
+        ExecStartError: The guest cannot serve this host.
+    """
+    if frame.kind != wire.WELCOME:
+        raise ProtocolError("the guest did not answer the greeting")
+    welcome = frame.json()
+    if welcome.get("protocol") != wire.PROTOCOL:
+        raise ProtocolError(
+            f"the guest speaks protocol {welcome.get('protocol')!r}, not {wire.PROTOCOL}; "
+            "it was started by another version of sandboxkit"
+        )
+    refusal = welcome.get("error")
+    if isinstance(refusal, dict):
+        fields = cast("dict[str, object]", refusal)
+        raise ExecStartError(str(fields.get("message")), code=str(fields.get("code")))
+    return welcome

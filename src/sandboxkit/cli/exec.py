@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from sandboxkit.channel.process import PIPE
+from sandboxkit.channel.requests import PIPE
 from sandboxkit.cli.steps import Steps
 from sandboxkit.cli.terminal import make_console
 from sandboxkit.concurrency import apart, cancel_and_wait

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
 import anyio
 import anyio.to_thread
 
-from sandboxkit.channel.process import PIPE
+from sandboxkit.channel.requests import PIPE
 from sandboxkit.concurrency import cancel_and_wait
 from sandboxkit.errors import (
     ExecStartError,

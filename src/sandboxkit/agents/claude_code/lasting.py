@@ -15,7 +15,7 @@ from sandboxkit.agents.claude_code.model import lasting_route
 from sandboxkit.agents.claude_code.note import Counted, Note
 from sandboxkit.agents.claude_code.place import Place
 from sandboxkit.agents.claude_code.transport import SandboxTransport
-from sandboxkit.channel.process import PIPE
+from sandboxkit.channel.requests import PIPE
 from sandboxkit.concurrency import cancel_and_wait, run_to_end
 from sandboxkit.errors import SandboxClosedError, SandboxError
 

@@ -28,7 +28,7 @@ from sandboxkit.agents.claude_code.model import model_route, upstream_for
 from sandboxkit.agents.claude_code.place import find_place
 from sandboxkit.agents.claude_code.resume import bring_conversation
 from sandboxkit.agents.claude_code.turns import Turns
-from sandboxkit.channel.process import PIPE
+from sandboxkit.channel.requests import PIPE
 from sandboxkit.concurrency import cancel_and_wait, run_to_end
 from sandboxkit.errors import ExecStartError, SandboxError
 from sandboxkit.gateway.model.account import Account

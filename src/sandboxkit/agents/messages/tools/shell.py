@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from sandboxkit.agents.messages.tools.excerpt import Excerpt
-from sandboxkit.channel.process import PIPE
+from sandboxkit.channel.requests import PIPE
 from sandboxkit.concurrency import cancel_and_wait, run_to_end
 from sandboxkit.errors import SandboxError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from sandboxkit.channel.process import PIPE
+from sandboxkit.channel.requests import PIPE
 from sandboxkit.errors import ConnectionLostError, SandboxError
 from sandboxkit.testing.conformance.fixtures import Making
 from sandboxkit.testing.conformance.inside import mark, program, read_until, until_gone

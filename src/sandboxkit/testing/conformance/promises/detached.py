@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from sandboxkit.channel.process import PIPE
+from sandboxkit.channel.requests import PIPE
 from sandboxkit.errors import ExecStartError
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.testing.conformance.fixtures import Making

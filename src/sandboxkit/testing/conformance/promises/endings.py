@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from sandboxkit.channel.process import ExecResult
+from sandboxkit.channel.execution import ExecResult
 from sandboxkit.errors import ExecTimeoutError
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.testing.conformance.inside import (

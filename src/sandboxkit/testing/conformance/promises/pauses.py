@@ -7,7 +7,7 @@ import asyncio
 import anyio
 import pytest
 
-from sandboxkit.channel.process import PIPE
+from sandboxkit.channel.requests import PIPE
 from sandboxkit.errors import UnsupportedError
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.testing.conformance.fixtures import Making

@@ -8,7 +8,7 @@ import json
 import anyio
 import pytest
 
-from sandboxkit.channel.process import PIPE
+from sandboxkit.channel.requests import PIPE
 from sandboxkit.errors import ExecStartError, InvalidSpecError
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.testing.conformance.inside import (

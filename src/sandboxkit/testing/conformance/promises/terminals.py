@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from sandboxkit.channel.process import PIPE
+from sandboxkit.channel.requests import PIPE
 from sandboxkit.errors import InvalidSpecError
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.testing.conformance.inside import mark, program, read_until, until_running
