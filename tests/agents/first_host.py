@@ -45,7 +45,8 @@ class Wanted:
 
 
 def agent(model_url: str, **fields: Any) -> ClaudeCode:
-    options = ClaudeAgentOptions(permission_mode="bypassPermissions", cli_path=CLI, **fields)
+    given: dict[str, Any] = {"permission_mode": "bypassPermissions", "cli_path": CLI, **fields}
+    options = ClaudeAgentOptions(**given)
     return ClaudeCode(options, model_url=model_url)
 
 

@@ -273,7 +273,11 @@ async def test_a_prompt_during_an_adopted_turn_is_refused_until_it_is_interrupte
     sandbox: Sandbox, again: Sandbox
 ) -> None:
     session_id = str(uuid4())
-    async with ScriptedModel([STALLED, STALLED, say("Again.")]) as model:
+
+    def until_next(request: ModelRequest) -> Any:
+        return say("Again.") if "Next" in str(request.messages) else STALLED
+
+    async with ScriptedModel(until_next) as model:
         async with first(sandbox, model, session_id) as session:
             await begin(session, is_text)
             with pytest.raises(SandboxClosedError):

@@ -214,6 +214,8 @@ class Dialogue:
             self._turn.let_go()
         if (conversation := self._left()) is not None:
             await conversation.detach()
+        self._turn = self.turn_began = None
+        self._held.close()  # not before: the guest knows by it that the agent is at work
 
     async def aclose(self) -> None:
         """End the agent. A running prompt fails. Never raises."""

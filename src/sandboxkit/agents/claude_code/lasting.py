@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from claude_agent_sdk import CLIConnectionError
 
+from sandboxkit.agents.claude_code.joining import Joining
 from sandboxkit.agents.claude_code.ledger import Ledger
 from sandboxkit.agents.claude_code.model import lasting_route
 from sandboxkit.agents.claude_code.note import Counted, Note
@@ -40,7 +41,7 @@ class LastingTransport(SandboxTransport):
     _route: LastingRoute | None = None
     _ledger: Ledger | None = None
     _let_go = False
-    _initialize: asyncio.Future[str] | None = None  # of a CLI that was asked before
+    _joining: Joining | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -121,19 +122,19 @@ class LastingTransport(SandboxTransport):
         )
         self._route = await self._resources.enter_async_context(route)
         self._ledger = Ledger(process, note)
-        self._initialize = asyncio.get_running_loop().create_future()
+        servers = self._options.mcp_servers
+        named = servers if isinstance(servers, dict) else {}
+        ours = [name for name, server in named.items() if server.get("type") == "sdk"]
+        self._joining = Joining(note.answer, ours)
         if self._ledger.prompt_id is not None:
             self._turns.begin()
         self._joined(process)
         return self
 
     async def _read_messages(self) -> AsyncIterator[dict[str, Any]]:
-        if self._initialize is not None:
-            # It has been initialised, and its answer would stand behind what waits to be read.
-            request_id = await self._initialize
-            response = {"subtype": "success", "request_id": request_id}
-            answer = {**response, "response": self.ledger.note.answer}
-            yield {"type": "control_response", "response": answer}
+        if self._joining is not None:
+            async for message in self._joining.messages():
+                yield message
         try:
             async for message in super()._read_messages():
                 yield message
@@ -146,16 +147,15 @@ class LastingTransport(SandboxTransport):
 
     # towards the CLI
 
+    async def write(self, data: str) -> None:
+        """See `SandboxTransport.write`."""
+        if self._joining is None or not self._joining.takes(data):
+            await super().write(data)
+
     async def _send(self, process: Process, data: str) -> None:
         ledger = self.ledger
         message: dict[str, Any] = json.loads(data)
         kind = message.get("type")
-        if kind == "control_request" and self._initialize is not None:
-            request: dict[str, Any] = message.get("request", {})
-            if request.get("subtype") == "initialize":
-                if not self._initialize.done():
-                    self._initialize.set_result(str(message.get("request_id")))
-                return
         if kind == "user" and message.get("uuid") == ledger.starting is not None:
             # Noted before it is sent, with its end: the next host can tell whether it was.
             ledger.begins_turn(process.stdin.offset + len(data.encode()))
