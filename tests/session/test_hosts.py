@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -63,7 +64,7 @@ async def two(tmp_path: Path, *, machines: bool) -> list[Host]:
 @pytest.mark.parametrize("machines", [False, True], ids=["processes", "machines"])
 async def test_two_at_once(provider: DockerProvider, tmp_path: Path, machines: bool) -> None:
     hosts = await two(tmp_path, machines=machines)
-    await rounds(provider, hosts, 3)
+    await rounds(provider, hosts, 2)
     assert [await host.end() for host in hosts] == [0, 0]
 
 
@@ -144,6 +145,22 @@ async def test_a_paused_one_is_woken(provider: DockerProvider, name: str) -> Non
             assert two.sandbox.id == one.sandbox.id
             assert await two.sandbox.files.read_text("notes") == "kept"
         await one.sandbox.resume()
+        await one.destroy()
+
+
+async def test_one_that_is_paused_when_it_is_idle(provider: DockerProvider, name: str) -> None:
+    """Whichever host pauses it, each can wake it."""
+    idle: dict[str, Any] = {"idle_timeout_s": 1.0, "on_idle": "pause"}
+    async with Session(provider, agent=Quiet(), name=name, **idle):
+        pass
+    async with Session(provider, agent=Quiet(), name=name, **idle) as one:
+        async with asyncio.timeout(60):
+            await one.states.reached("paused")
+        async with Session(provider, agent=Quiet({one.id}), name=name) as two:
+            assert two.sandbox.id == one.sandbox.id
+            assert (await two.sandbox.sh("echo here")).text == "here\n"
+        await one.wake()
+        assert (await one.run("Begin")).text == one.id
         await one.destroy()
 
 

@@ -95,7 +95,9 @@ async def test_twenty_tasks_at_once() -> None:
 
 async def test_destroyed_without_being_entered() -> None:
     provider = memory()
-    await Session(provider, name=NAME).destroy()  # nothing there is success
+    nobody = Session(provider, name=NAME)
+    await nobody.destroy()  # nothing there is success
+    assert nobody.states.now == "closed"
     async with Session(provider, agent=Quiet(), name=NAME):
         pass
     async with Session(provider, agent=Quiet(), name="another") as other:

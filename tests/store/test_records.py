@@ -66,6 +66,20 @@ async def test_who_resumes_takes_over(store: Store) -> None:
     assert (await store.get(ID)).backend == "e2b"
 
 
+async def test_a_name_belongs_to_one(store: Store) -> None:
+    writer = await begin(store)
+    assert await store.sessions.named("site-builder") is None
+    await store.sessions.update(writer, spec={"workdir": "/work", "name": "site-builder"})
+    fork = await store.fork(ID)
+    assert await store.sessions.named("site-builder") == ID
+    assert (await store.get(fork)).spec == {"workdir": "/work"}
+    await store.sessions.unname("another")
+    assert await store.sessions.named("site-builder") == ID
+    await store.sessions.unname("site-builder")
+    assert await store.sessions.named("site-builder") is None
+    assert (await store.get(ID)).spec == {"workdir": "/work"}
+
+
 async def test_a_fork_goes_its_own_way(store: Store) -> None:
     writer = await begin(store)
     lines: list[Any] = [{"uuid": "1", "sessionId": ID, "text": f'say "sessionId": "{ID}"'}]

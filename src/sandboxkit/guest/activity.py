@@ -88,6 +88,12 @@ class Activity:
     def still(self, sleeper: Sleeper) -> bool:
         return self._granted is sleeper and not self._busy() and self.last <= self._granted_at
 
+    def woken_by(self, client: Client) -> None:
+        """A host has connected. Who put it to sleep and is not there has not woken it."""
+        sleeper = self._granted
+        if sleeper is not None and sleeper.client is not client and sleeper.client.link is None:
+            self.give_up(sleeper)
+
     def give_up(self, sleeper: Sleeper) -> None:
         if self._granted is sleeper:
             self._granted = None

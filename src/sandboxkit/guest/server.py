@@ -159,6 +159,7 @@ class Server:
         client.name = str(hello.get("name") or "")[:_MAX_NAME]
         client.heard = time.monotonic()
         self._links[link] = client
+        self._activity.woken_by(client)
         self._renew(client, hello)
         received: Dict[str, Dict[str, int]] = hello.get("channels") or {}
         self._forget_closed(client, received, int(hello.get("accepted", 0)))

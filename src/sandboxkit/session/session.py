@@ -430,7 +430,9 @@ class Session(Figures):
         Raises what `aclose` raises, and `SandboxError` where the backend does not let it.
         """
         if self._lasting is not None and self._sandbox is None:
-            self._closed = True
+            if not self._closed:
+                self._closed = True
+                self._states.to("closed")
             await self._lasting.remove()
             return
         self._ending.keep_s, self._ending.for_good = None, True
