@@ -164,13 +164,19 @@ async def test_one_that_is_paused_when_it_is_idle(provider: DockerProvider, name
         await one.destroy()
 
 
-async def test_the_agent_cannot_take_its_sandboxs_name(provider: DockerProvider, name: str) -> None:
-    """What is written down for other hosts is out of its reach."""
-    async with Session(provider, agent=Quiet(), name=name) as one:
+async def test_the_agent_cannot_take_its_sandboxs_name(name: str) -> None:
+    """What is written down for other hosts is out of its reach, and so is who writes it."""
+    trap = "mkdir bin && printf '#!/bin/sh\\ntouch /tmp/trapped\\n' > bin/head && chmod +x bin/head"
+    env = {"PATH": "/work/bin:/usr/bin:/bin"}
+    async with Session("docker", agent=Quiet(), name=name, env=env) as one:
         for attempt in ("rm -f", "cat", "chmod 666"):
             done = await one.sandbox.sh(f"{attempt} /run/sandboxkit-session")
             assert done.exit_code != 0
-        await one.destroy()
+        await one.sandbox.sh(f"{trap} && cp bin/head bin/cat && cp bin/head bin/sh", check=True)
+    async with Session("docker", agent=Quiet(), name=name) as two:
+        assert two.id == one.id
+        assert not await two.sandbox.files.exists("/tmp/trapped")
+        await two.destroy()
 
 
 async def test_the_same_way_out_as_before(provider: DockerProvider, name: str) -> None:

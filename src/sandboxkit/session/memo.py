@@ -12,13 +12,16 @@ from sandboxkit.errors import FileError, SandboxError
 from sandboxkit.spec import KEY_LABEL
 
 if TYPE_CHECKING:
+    from sandboxkit.channel.process import ExecResult
     from sandboxkit.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
 
 _STEP_S: Final = 30.0
 _MOST: Final = 4096
+_READ: Final = f'head -c {_MOST} "$1"'
 _WRITE: Final = 'umask 077; mkdir -p "${1%/*}" && cat > "$1.new" && mv -f "$1.new" "$1"'
+_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"  # the sandbox's own may lead to what its user wrote
 
 
 class Memo:
@@ -69,9 +72,7 @@ class Memo:
                 return await self._sandbox.files.read(self._path, max_bytes=_MOST)
             except FileError:
                 return b""
-        argv = ["head", "-c", str(_MOST), self._path]
-        done = await self._sandbox.exec(argv, user=self._user, cwd="/", timeout_s=_STEP_S)
-        return done.stdout
+        return (await self._run(_READ)).stdout
 
     async def write(self) -> None:
         """Write it.
@@ -84,11 +85,17 @@ class Memo:
         if self._user is None:
             await self._sandbox.files.write(self._path, data, parents=True)
             return
-        argv = ["sh", "-c", _WRITE, "sh", self._path]
-        done = await self._sandbox.exec(
-            argv, stdin=data, user=self._user, cwd="/", timeout_s=_STEP_S
+        (await self._run(_WRITE, data)).check()
+
+    async def _run(self, script: str, stdin: bytes | None = None) -> ExecResult:
+        return await self._sandbox.exec(
+            ["/bin/sh", "-c", script, "sh", self._path],
+            stdin=stdin,
+            env={"PATH": _PATH},
+            user=self._user,
+            cwd="/",
+            timeout_s=_STEP_S,
         )
-        done.check()
 
     def turned(self, conversation: str) -> None:
         """A turn has ended in this conversation: written down soon, if that is news."""
