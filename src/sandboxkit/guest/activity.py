@@ -8,13 +8,19 @@ that waits for its next prompt, the gateway's own tunnels.
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Dict, Iterable, List, Optional
+from typing import Any, Callable, Dict, Iterable, List, Optional, Protocol
 
 from .channels import Channel, Client
 from .loop import Loop
 
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 _LISTENS = "0A"
+
+
+class Asks(Protocol):
+    """Who puts a sandbox to sleep, for a host."""
+
+    client: Any
 
 
 class Hold(Channel):
@@ -58,7 +64,7 @@ class Activity:
     def __init__(self, busy: Callable[[], bool], limit: Callable[[], Optional[float]]) -> None:
         self._busy, self._limit = busy, limit
         self.last = self._granted_at = time.monotonic()
-        self._granted: Optional[Sleeper] = None
+        self._granted: Optional[Asks] = None
 
     def touch(self) -> None:
         """Something has begun or ended."""
@@ -73,11 +79,11 @@ class Activity:
             self.touch()
         return max(0.0, self.last + limit - time.monotonic())
 
-    def admits(self, client: Client) -> bool:
+    def admits(self, client: object) -> bool:
         """Whether a host may begin something; who puts it to sleep may."""
         return self._granted is None or self._granted.client is client
 
-    def ask(self, sleeper: Sleeper) -> Optional[float]:
+    def ask(self, sleeper: Asks) -> Optional[float]:
         if self._granted not in (None, sleeper):
             return self._limit()
         left = self.left()
@@ -85,7 +91,7 @@ class Activity:
             self._granted, self._granted_at = sleeper, time.monotonic()
         return left
 
-    def still(self, sleeper: Sleeper) -> bool:
+    def still(self, sleeper: Asks) -> bool:
         return self._granted is sleeper and not self._busy() and self.last <= self._granted_at
 
     def woken_by(self, client: Client) -> None:
@@ -94,7 +100,7 @@ class Activity:
         if sleeper is not None and sleeper.client is not client and sleeper.client.link is None:
             self.give_up(sleeper)
 
-    def give_up(self, sleeper: Sleeper) -> None:
+    def give_up(self, sleeper: Asks) -> None:
         if self._granted is sleeper:
             self._granted = None
             self.touch()

@@ -12,7 +12,7 @@ from sandboxkit.errors import FileError, SandboxError
 from sandboxkit.spec import KEY_LABEL
 
 if TYPE_CHECKING:
-    from sandboxkit.channel.process import ExecResult
+    from sandboxkit.channel.execution import ExecResult
     from sandboxkit.sandbox import Sandbox
 
 log = logging.getLogger(__name__)

@@ -45,6 +45,8 @@ def failure(code: str, message: str, number: int | None = None) -> Json:
 class Channel:
     """One process or file operation, as one host sees it."""
 
+    takes_input = True
+
     def __init__(self, client: Client, number: int, outputs: tuple[int, ...] = ()) -> None:
         self.client, self.number = client, number
         self._senders = {stream: Sender() for stream in outputs}
@@ -185,7 +187,8 @@ class Channel:
         for stream, sender in self._senders.items():
             sender.rewind(max(sender.acked, int(received.get(str(stream), 0))))
             self._send_unsent(stream, sender)
-        self._acknowledge()
+        if self.takes_input:
+            self._acknowledge()
         number, answer = self._call
         if answer is not None:
             self.client.send(wire.pack_json(wire.RETURN, self.number, answer, number))

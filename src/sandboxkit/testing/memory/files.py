@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import posixpath
@@ -63,6 +64,10 @@ class MemoryFiles:
     def at(self, base: str) -> MemoryFiles:
         """The same files, with relative paths from `base`."""
         return MemoryFiles(self._root, base)
+
+    def copied(self) -> MemoryFiles:
+        """The same tree once more, by itself."""
+        return MemoryFiles(copy.deepcopy(self._root))
 
     def fill(self, files: Mapping[str, bytes | str]) -> None:
         """Write several files."""

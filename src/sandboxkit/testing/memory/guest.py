@@ -18,6 +18,7 @@ from sandboxkit.providers.base import ByteChannel, Output
 from sandboxkit.testing.memory.channels import Channel, Client, Json, failure
 from sandboxkit.testing.memory.commands import Call, Handler
 from sandboxkit.testing.memory.files import MemoryFiles
+from sandboxkit.testing.memory.idleness import Hold, Idleness, Sleeper
 from sandboxkit.testing.memory.work import FileOperation, Program
 
 HOME = "/home/sandbox"
@@ -116,6 +117,7 @@ class Guest:
         self._detached: dict[str, Program] = {}
         self._settings: Json = {}
         self._started = time.monotonic()
+        self._idleness = Idleness(self._channels, lambda: self._settings.get("idle_timeout_s"))
         self._pids = itertools.count(2)
 
     def connect(self) -> Connection:
@@ -215,6 +217,7 @@ class Guest:
             self._detached[channel.id] = channel
         else:
             channel.close()
+            self._idleness.ended(channel)
 
     # channels
 
@@ -235,8 +238,10 @@ class Guest:
             client.channels[number] = FileOperation(client, number, request, files)
         elif kind == "adopt":
             client.channels[number] = self._adopt(client, number, str(request["process"]))
-        elif kind == "hold":  # nothing here ends because it is idle
-            client.channels[number] = Channel(client, number)
+        elif kind == "hold":
+            client.channels[number] = Hold(client, number)
+        elif kind == "sleeper":
+            client.channels[number] = Sleeper(client, number, self._idleness.activity)
         elif kind == "processes":
             client.channels[number] = channel = Channel(client, number)
             channel.say_done({"processes": self._processes()})
@@ -251,6 +256,12 @@ class Guest:
         else:
             message = "a sandbox in memory has no ports" if kind in {"connect", "listen"} else kind
             client.channels[number] = refused(client, number, "unsupported", message)
+        self._idleness.began(client.channels[number], request)
+
+    def _channels(self) -> Iterator[Channel]:
+        for client in self._clients.values():
+            yield from client.channels.values()
+        yield from self._detached.values()
 
     def _extend(self, request: Json) -> Json:
         """Nothing ends by itself here; that it would is all there is to tell."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
 from sandboxkit.errors import (
+    ConnectionLostError,
+    ImageError,
     SandboxDiedError,
     SandboxError,
     SandboxNotFoundError,
@@ -29,6 +31,8 @@ from sandboxkit.testing.memory.commands import Answer, Call, Commands, Handler, 
 from sandboxkit.testing.memory.files import MemoryFiles
 from sandboxkit.testing.memory.guest import USER, Connection, Guest
 
+_SNAPSHOT = "memory:"
+
 
 class MemoryProvider(SandboxProvider):
     """A backend for unit tests; see `sandboxkit.testing.memory`.
@@ -37,7 +41,8 @@ class MemoryProvider(SandboxProvider):
         files: Files that every sandbox has from the start, by absolute path.
         capabilities: What it shall claim, so that code which demands limits, images or a
             network mode can run, or be seen to be refused. By default it claims
-            nothing, as nothing is enforced. The claims are recorded, not fulfilled.
+            nothing, as nothing is enforced. The claims are recorded, not fulfilled, except for
+            `pause`, which stops the connection though not the handlers, and `snapshot`.
 
     Attributes:
         calls: All commands that were asked for, in every sandbox, in their order.
@@ -59,6 +64,7 @@ class MemoryProvider(SandboxProvider):
         self._files = dict(files or {})
         self._commands = Commands()
         self._living: dict[str, MemoryHandle] = {}
+        self._images: dict[str, MemoryFiles] = {}
         self._refusals: list[tuple[SandboxError, bool]] = []
         self._account = secrets.token_hex(8)
         self.calls: list[Call] = []
@@ -132,8 +138,7 @@ class MemoryProvider(SandboxProvider):
         raise copy.copy(error)
 
     def _make(self, spec: SandboxSpec) -> MemoryHandle:
-        files = MemoryFiles()
-        files.fill(self._files)
+        files = self._files_of(spec.image)
         info = SandboxInfo(
             id=spec.key,
             provider=self.name,
@@ -142,9 +147,35 @@ class MemoryProvider(SandboxProvider):
             created_at=datetime.now(UTC),
             effective=self._effective(spec),
         )
-        handle = MemoryHandle(self, info, Guest(spec.key, files, self._respond))
+        handle = MemoryHandle(self, info, files, self._respond)
         self._living[info.id] = handle
         return handle
+
+    def _files_of(self, image: str | None) -> MemoryFiles:
+        if image is not None and image.startswith(_SNAPSHOT):
+            if image not in self._images:
+                raise ImageError(f"there is no image {image}", op="create", provider=self.name)
+            return self._images[image].copied()
+        files = MemoryFiles()
+        files.fill(self._files)
+        return files
+
+    def keep(self, name: str, files: MemoryFiles) -> str:
+        """Called by a sandbox of which a snapshot is made."""
+        image = f"{_SNAPSHOT}{name}"
+        self._images[image] = files
+        return image
+
+    async def remove_snapshot(self, image: str) -> None:
+        """Remove an image; see `SandboxProvider.remove_snapshot`."""
+        if not self._capabilities.snapshot:
+            await super().remove_snapshot(image)
+        self._images.pop(image, None)
+
+    @property
+    def images(self) -> frozenset[str]:
+        """The snapshots that there are."""
+        return frozenset(self._images)
 
     async def attach(self, sandbox_id: str) -> SandboxHandle:
         """Take up a sandbox; see `SandboxProvider.attach`."""
@@ -190,10 +221,17 @@ class MemoryProvider(SandboxProvider):
 class MemoryHandle(SandboxHandle):
     """One sandbox in memory."""
 
-    def __init__(self, provider: MemoryProvider, info: SandboxInfo, guest: Guest) -> None:
+    def __init__(
+        self,
+        provider: MemoryProvider,
+        info: SandboxInfo,
+        files: MemoryFiles,
+        respond: Callable[[Call], Handler | None],
+    ) -> None:
         self.info = info
         self._provider = provider
-        self.guest = guest
+        self._files = files
+        self.guest = Guest(info.id, files, respond)
 
     async def spawn(self, command: Command) -> Connection:
         """Connect to the guest.
@@ -212,7 +250,32 @@ class MemoryHandle(SandboxHandle):
                 op="spawn",
                 provider="memory",
             )
+        if self.info.state == "paused":
+            raise ConnectionLostError(
+                "the sandbox is paused", provider="memory", sandbox_id=self.info.id
+            )
         return self.guest.connect()
+
+    async def pause(self) -> None:
+        """Let nobody connect."""
+        if not self._provider.capabilities().pause:
+            await super().pause()
+        self.info = replace(self.info, state="paused")
+        self.guest.cut()
+
+    async def resume(self) -> None:
+        """Let hosts connect again."""
+        if not self._provider.lives(self.info.id):
+            raise SandboxNotFoundError(
+                "the sandbox has been destroyed", provider="memory", sandbox_id=self.info.id
+            )
+        self.info = replace(self.info, state="running")
+
+    async def snapshot(self, name: str) -> str:
+        """Keep the files."""
+        if not self._provider.capabilities().snapshot:
+            return await super().snapshot(name)
+        return self._provider.keep(name, self._files.copied())
 
     async def destroy(self) -> None:
         """End the sandbox, and all in it."""
