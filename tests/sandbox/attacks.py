@@ -20,21 +20,22 @@ def sure(condition):
 FILES = (
     _TRIED
     + """
-directory, name = sys.argv[1:]
-secret, mine = directory + "/" + name, os.environ["TMPDIR"]
-tried("list", lambda: os.listdir(directory))
-tried("walk", lambda: sure(list(os.walk(directory))))
-tried("enter", lambda: os.chdir(directory))
-tried("stat", lambda: os.stat(secret))
-tried("read", lambda: open(secret).read())
-tried("write", lambda: open(secret, "a").write("x"))
-tried("create", lambda: open(directory + "/planted", "w").close())
-tried("make", lambda: os.mkdir(directory + "/planted-directory"))
-tried("link", lambda: os.link(secret, mine + "/link"))
-tried("open up", lambda: os.chmod(directory, 0o777))
-tried("rename", lambda: (os.rename(secret, secret + "-"), os.rename(secret + "-", secret)))
-tried("move", lambda: (os.rename(directory, mine + "/d"), os.rename(mine + "/d", directory)))
-tried("remove", lambda: os.unlink(secret))
+name, mine = sys.argv[1], os.environ["TMPDIR"]
+for directory in sys.argv[2:]:
+    secret = directory + "/" + name
+    tried("list", lambda: os.listdir(directory))
+    tried("walk", lambda: sure(list(os.walk(directory))))
+    tried("enter", lambda: os.chdir(directory))
+    tried("stat", lambda: os.stat(secret))
+    tried("read", lambda: open(secret).read())
+    tried("write", lambda: open(secret, "a").write("x"))
+    tried("create", lambda: open(directory + "/planted", "w").close())
+    tried("make", lambda: os.mkdir(directory + "/planted-directory"))
+    tried("link", lambda: os.link(secret, mine + "/link"))
+    tried("open up", lambda: os.chmod(directory, 0o777))
+    tried("rename", lambda: (os.rename(secret, secret + "-"), os.rename(secret + "-", secret)))
+    tried("move", lambda: (os.rename(directory, mine + "/d"), os.rename(mine + "/d", directory)))
+    tried("remove", lambda: os.unlink(secret))
 """
 )
 ALL_OF_FILES = {

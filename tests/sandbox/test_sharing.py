@@ -129,10 +129,10 @@ async def test_variables_of_the_sandbox_do_not_lead_elsewhere(engine: str) -> No
         await alice.aclose()
 
 
-@pytest.mark.parametrize("name", ["root", "agent", "daemon", "tty"])
-async def test_a_user_of_the_image_is_not_taken(whole: sk.Sandbox, name: str) -> None:
-    with pytest.raises(InvalidSpecError, match="the image has a user or a group"):
-        await SharedSandbox.join(whole, user=name)
+async def test_a_user_of_the_image_is_not_taken(whole: sk.Sandbox) -> None:
+    for name in ("root", "agent", "daemon", "tty"):
+        with pytest.raises(InvalidSpecError, match="the image has a user or a group"):
+            await SharedSandbox.join(whole, user=name)
 
 
 async def test_names_and_folders_that_are_none(whole: sk.Sandbox) -> None:
@@ -241,15 +241,14 @@ async def test_a_shared_folder_is_for_those_who_name_it(whole: sk.Sandbox) -> No
     await late.aclose()
 
 
-@pytest.mark.parametrize(
-    "path", ["/work/board", "/home/sandboxkit/mallory/work/board", "/link/board", "/etc", "/tmp/x"]
-)
-async def test_a_folder_that_others_could_replace_is_refused(whole: sk.Sandbox, path: str) -> None:
+async def test_a_folder_that_others_could_replace_is_refused(whole: sk.Sandbox) -> None:
     mallory = await SharedSandbox.join(whole, user="mallory")
     await whole.exec(["ln", "-s", "/work", "/link"], user="0")
     await mallory.sh("mkdir /tmp/x")
-    with pytest.raises(InvalidSpecError, match="shared_folders: "):
-        await SharedSandbox.join(whole, user="alice", shared_folders=[path])
+    inside = f"{mallory.workdir}/board"
+    for path in ("/work/board", inside, "/link/board", "/etc", "/tmp/x", "/etc/passwd"):
+        with pytest.raises(InvalidSpecError, match="shared_folders: "):
+            await SharedSandbox.join(whole, user="alice", shared_folders=[path])
     again = await SharedSandbox.join(whole, user="alice")  # what was refused has left nothing
     await again.aclose()
     await mallory.aclose()

@@ -52,9 +52,7 @@ async def test_files_of_an_agent_are_out_of_the_others_reach(four: list[SharedSa
         for attacker in four:
             if attacker is victim:
                 continue
-            for directory in directories:
-                assert await gained(attacker, FILES, directory, "secret") == set()
-            assert await gained(attacker, FILES, place, "home") == set()
+            assert await gained(attacker, FILES, "secret", place, *directories) == set()
             for path in (f"{victim.home}/secret", f"{victim.home}/new"):
                 with pytest.raises(PathPermissionError):
                     await attacker.files.read(path)
@@ -64,7 +62,7 @@ async def test_files_of_an_agent_are_out_of_the_others_reach(four: list[SharedSa
                 await attacker.files.list(victim.workdir)
         assert await victim.files.read_text(f"{victim.home}/secret") == victim.user
     victim = four[0]
-    assert await gained(victim, FILES, f"{victim.home}/.config", "secret") == ALL_OF_FILES
+    assert await gained(victim, FILES, "secret", f"{victim.home}/.config") == ALL_OF_FILES
 
 
 async def test_processes_of_an_agent_are_out_of_the_others_reach(
