@@ -6,9 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+import anyio
 import pytest
 
 import sandboxkit as sk
+from sandboxkit.errors import UnsupportedError
 from sandboxkit.providers.docker import DockerProvider
 from tests.private_engine import private_engine
 
@@ -42,4 +44,22 @@ async def test_a_sandbox_under_gvisor(engine: str, config: Path) -> None:
             killed = await sandbox.sh("setsid sleep 70 & sleep 71", timeout_s=1)
             assert killed.timed_out
             assert "sleep 7" not in (await sandbox.exec(["ps", "-eo", "args"])).text
+        await provider.aclose()
+
+
+async def test_a_kernel_that_keeps_no_users_apart_is_not_shared(engine: str, config: Path) -> None:
+    """Releases of gVisor show the environment of a process to all users; they may learn."""
+    async with private_engine(engine, "--config-file", str(config)) as daemon:
+        provider = DockerProvider(host=daemon.paths.host)
+        async with sk.Sandbox.create(provider, runtime="runsc") as whole:
+            async with await whole.spawn(["sleep", "7777"]) as process:
+                look = ["cat", f"/proc/{process.pid}/environ"]
+                if (await whole.exec(look, user="30000")).exit_code != 0:
+                    pytest.skip("this release of gVisor keeps them apart")
+            with pytest.raises(UnsupportedError, match="shows the processes of a user"):
+                await sk.SharedSandbox.join(whole, user="alice")
+            with anyio.fail_after(60):
+                while (await whole.exec(["ls", "-A", "/home/sandboxkit"], user="0")).text:
+                    await anyio.sleep(0.05)
+            assert "alice" not in await whole.files.read_text("/etc/passwd")
         await provider.aclose()

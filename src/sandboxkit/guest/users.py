@@ -15,7 +15,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
 from . import places, spawn
-from .channels import Channel, Client
+from .channels import Channel, Client, failure
 from .loop import Loop
 
 KEY = "sandboxkit."  # before the name, where a request names one: no user of an image's
@@ -26,6 +26,7 @@ _PATIENCE_S = 2.0  # for a child that kills, which its victims may stop
 _AGAIN_S = 0.05
 _LOOK_S = 0.005
 _TRIES = 100
+_NOT_APART = 77  # the exit code of a child
 
 
 class Users:
@@ -151,13 +152,19 @@ class OwnUser(Channel):
         self._child = 0
         self._ending = self._asked = False
         # What a guest before this one has left running as the user is not the session's.
-        self._kill(self._ready)
+        guest = os.getpid()
+        self._do(lambda: _begin(self._user.uid, guest), self._ready, _PATIENCE_S)
 
     def _ready(self) -> None:
         if not self._ending:
             settings = self._users.admit(self._user)
             paths = {name: settings[name] for name in ("home", "workdir")}
             self.say_reply({"uid": self._user.uid, **paths})
+
+    def _refuse(self) -> None:
+        message = "the kernel of this sandbox shows the processes of a user to all others"
+        self.say_done(failure("not_apart", message))
+        self._end()
 
     def call(self, value: Dict[str, Any]) -> None:
         if "end" not in value:
@@ -196,7 +203,9 @@ class OwnUser(Channel):
 
         def ended(code: int) -> None:
             self._child = 0
-            if code == 0 or tries <= 1:
+            if code == _NOT_APART:
+                self._refuse()
+            elif code == 0 or tries <= 1:
                 then()
             else:
                 self.loop.later(_AGAIN_S, lambda: self._do(body, then, patience_s, tries - 1))
@@ -225,6 +234,22 @@ class OwnUser(Channel):
         self._users.release(self._user)
         if self._asked:
             self.say_return({})
+
+
+def _begin(uid: int, guest: int) -> None:
+    """As the user: have nothing running, and see whether what others run can be looked into."""
+    _kill_all(uid)
+    for name in ("environ", "maps", "fd"):
+        path = "/proc/%d/%s" % (guest, name)
+        try:
+            if name == "fd":
+                os.listdir(path)
+            else:
+                with open(path, "rb") as file:
+                    file.read(1)
+        except OSError:
+            continue
+        os._exit(_NOT_APART)
 
 
 def _kill_all(uid: int) -> None:

@@ -125,7 +125,8 @@ class SharedSandbox(Sandbox):
         Raises:
             InvalidSpecError: The name is in use, in the sandbox or its image; or a folder
                 could be replaced by others; or see `check`.
-            UnsupportedError: See `check`.
+            UnsupportedError: See `check`; or the kernel does not keep users apart (gVisor, in some
+                releases), which is looked at each time.
             SandboxError: The sandbox failed.
         """
         cls.check(whole, user, shared_folders)
@@ -152,6 +153,13 @@ class SharedSandbox(Sandbox):
                 raise InvalidSpecError(f"user: {error.message}") from error
             if error.code == "unsafe_folder":
                 raise InvalidSpecError(f"shared_folders: {error.message}") from error
+            if error.code == "not_apart":
+                raise UnsupportedError(
+                    f"sandbox: {error.message}, so that agents in it could steal from each other. "
+                    "Give each a sandbox of its own.",
+                    op="share",
+                    provider=self._whole.info.provider,
+                ) from error
             raise
         uid, home, workdir = (reply.get(name) for name in ("uid", "home", "workdir"))
         if type(uid) is not int or not isinstance(home, str) or not isinstance(workdir, str):
