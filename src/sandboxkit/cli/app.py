@@ -29,8 +29,20 @@ app.add_typer(sessions, name="sessions")
 ProviderName = Annotated[
     str, typer.Option("--provider", "-p", help="The backend.", envvar="SANDBOXKIT_PROVIDER")
 ]
+SameProvider = Annotated[
+    str | None,
+    typer.Option(
+        "--provider",
+        "-p",
+        help="The backend; default: docker, or where the session was.",
+        envvar="SANDBOXKIT_PROVIDER",
+    ),
+]
 Image = Annotated[str | None, typer.Option(help="The image; default: sandboxkit's own.")]
 Network = Annotated[str, typer.Option(help="'none', or 'open': the backend's own network.")]
+SameNetwork = Annotated[
+    str | None, typer.Option(help="'none', or 'open'; default: none, or what the session had.")
+]
 Allow = Annotated[
     list[str] | None,
     typer.Option(help="A host that it may reach, such as pypi.org; repeatable."),
@@ -78,20 +90,9 @@ def demo(
 def run(
     prompt: Annotated[str, typer.Argument(help="What the agent shall do.")],
     *,
-    provider: Annotated[
-        str | None,
-        typer.Option(
-            "--provider",
-            "-p",
-            help="The backend; default: docker, or where the session was.",
-            envvar="SANDBOXKIT_PROVIDER",
-        ),
-    ] = None,
+    provider: SameProvider = None,
     image: Image = None,
-    network: Annotated[
-        str | None,
-        typer.Option(help="'none', or 'open'; default: none, or what the session had."),
-    ] = None,
+    network: SameNetwork = None,
     allow: Allow = None,
     cpu: Cpu = None,
     memory_gib: MemoryGib = None,

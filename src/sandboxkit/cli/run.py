@@ -20,6 +20,7 @@ from sandboxkit.cli.work import give, watched_session
 from sandboxkit.errors import InvalidSpecError
 
 if TYPE_CHECKING:
+    from sandboxkit.agents.base import Agent
     from sandboxkit.sandbox import Sandbox
     from sandboxkit.spec import SandboxSpec
 
@@ -81,16 +82,11 @@ async def run(
         kept: Where the session is kept; None is nowhere.
     """
     phases = Phases()
-    agents.load("claude-code")  # says what to install where its package is missing
-    from sandboxkit.agents.claude_code import ClaudeCode
-    from sandboxkit.agents.claude_code.agent import default_options
-
+    agent = _claude_code(model, max_turns)
     if transfers.upload is not None and not transfers.upload.exists():
         raise InvalidSpecError(f"--upload: there is nothing at {str(transfers.upload)!r}")
     on_terminal = sys.stdout.isatty()
     console = make_console(stderr=not on_terminal)
-    options = replace(default_options(), model=model, max_turns=max_turns)
-    agent = ClaudeCode(options)
     async with contextlib.AsyncExitStack() as stack:
         store = None
         if kept is not None:
@@ -117,6 +113,14 @@ async def run(
         complain("the agent did not finish: " + (" ".join(result.errors) or result.stop_reason))
         return FAILED
     return 0
+
+
+def _claude_code(model: str | None, max_turns: int | None) -> Agent:
+    agents.load("claude-code")  # says what to install where its package is missing
+    from sandboxkit.agents.claude_code import ClaudeCode
+    from sandboxkit.agents.claude_code.agent import default_options
+
+    return ClaudeCode(replace(default_options(), model=model, max_turns=max_turns))
 
 
 async def _upload(sandbox: Sandbox, local: Path) -> None:
