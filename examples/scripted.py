@@ -103,7 +103,7 @@ SITE: Scenes = {
             ),
         ],
         [say("Is it still served?"), call("Bash", command=_SERVE)],
-        lambda request: say(f"The headline is changed; it answers {_result(request).strip()}"),
+        lambda request: say(f"Yes: {_result(request).splitlines()[0]}"),
     ],
 }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sandboxkit.sandbox import Sandbox
 from tests.examples.program import Example
 
 
@@ -19,10 +20,13 @@ async def test_a_second_run_finds_the_site_and_changes_it(tmp_path: Path) -> Non
         assert first[1] == "The site is up on port 8000; it answers <h1>Bees</h1>"
         assert "<h1>Bees</h1>" in first[3:]
         assert await example.alive() == {machine}
+        async with Sandbox.attach("docker", machine) as sandbox:  # no program of it runs now
+            served = await sandbox.exec(["curl", "-s", "http://127.0.0.1:8000/"])
+            assert "<h1>Bees</h1>" in served.text
 
         second = await example.run()
         assert second[0] == f"found {machine}"
-        assert second[1].endswith("is changed; it answers <h1>The life of bees</h1>")
+        assert second[1] == "Yes: <h1>The life of bees</h1>"
         assert "<h1>The life of bees</h1>" in second[3:]
         assert await example.alive() == {machine}
     finally:
