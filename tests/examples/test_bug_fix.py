@@ -8,7 +8,7 @@ import pytest
 
 from tests.examples.program import Example
 
-pytestmark = pytest.mark.usefixtures("engine")
+pytestmark = [pytest.mark.usefixtures("engine"), pytest.mark.timeout(300)]
 
 
 async def test_the_diff_comes_out_and_the_sandbox_is_gone(tmp_path: Path) -> None:

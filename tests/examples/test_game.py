@@ -8,6 +8,8 @@ import pytest
 
 from tests.examples.program import Example
 
+pytestmark = [pytest.mark.usefixtures("engine"), pytest.mark.timeout(300)]
+
 SAYS = """\
 guesser: I guess 50.
 keeper:  It is higher.
@@ -19,7 +21,6 @@ The winner is the guesser
 """
 
 
-@pytest.mark.usefixtures("engine")
 async def test_two_agents_play_and_cannot_cheat(tmp_path: Path) -> None:
     example = Example("single_container_game", tmp_path)
     *game, peek, keeper, guesser = await example.run()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.examples.program import Example
 
-pytestmark = pytest.mark.usefixtures("engine")
+pytestmark = [pytest.mark.usefixtures("engine"), pytest.mark.timeout(300)]
 
 
 async def test_the_research_goes_on_the_next_day(tmp_path: Path) -> None:
@@ -24,7 +24,6 @@ async def test_the_research_goes_on_the_next_day(tmp_path: Path) -> None:
     assert await example.alive() == set()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("e2b")
 async def test_the_research_goes_on_at_another_backend(tmp_path: Path) -> None:
     example = Example("hybrid_research", tmp_path)

@@ -9,8 +9,9 @@ import pytest
 from sandboxkit.sandbox import Sandbox
 from tests.examples.program import Example
 
+pytestmark = [pytest.mark.usefixtures("engine"), pytest.mark.timeout(300)]
 
-@pytest.mark.usefixtures("engine")
+
 async def test_a_second_run_finds_the_site_and_changes_it(tmp_path: Path) -> None:
     example = Example("long_running_site_builder", tmp_path)
     try:
