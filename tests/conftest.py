@@ -42,27 +42,23 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What needs an emulated cloud is a session of its own, and one worker's for each cloud.
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs an emulated cloud is a session of its own.
 
     The longest files begin first: what begins last is what a run among several waits for.
     """
     for item in items:
-        if cloud := cloud_of(item):
+        if needs_a_cloud(item):
             item.add_marker("clouds")
-            if config.pluginmanager.hasplugin("xdist"):
-                item.add_marker(pytest.mark.xdist_group(cloud))
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
-def cloud_of(item: pytest.Item) -> str | None:
-    """The emulated cloud that a test needs."""
+def needs_a_cloud(item: pytest.Item) -> bool:
+    """Whether a test needs an emulated cloud."""
     parameters: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
-    for name in ("backend", "cloud"):
-        if parameters.get(name) in CLOUDS:
-            return str(parameters[name])
-    wanted = {*getattr(item, "fixturenames", ())}
-    return next((name for name in CLOUDS if name in wanted), "all" if "cloud" in wanted else None)
+    if any(parameters.get(name) in CLOUDS for name in ("backend", "cloud")):
+        return True
+    return not {"cloud", *CLOUDS}.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
