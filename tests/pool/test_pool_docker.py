@@ -57,7 +57,7 @@ async def test_a_hundred_claims_at_once_on_ten_machines() -> None:
     owners: list[str] = []
 
     async def claim(pool: sk.Pool, number: int) -> None:
-        async with pool.claim(env={"WHO": str(number)}) as sandbox:
+        async with pool.claim(env={"WHO": str(number)}, wait_s=500) as sandbox:
             owners.append(sandbox.id)
             assert (await sandbox.sh(LOOK, check=True)).text == f"{number}\n"
             assert (await sandbox.sh(LOOK)).text.count("left") == 4  # it sees what there is
