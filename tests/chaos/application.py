@@ -14,6 +14,7 @@ import os
 import random
 import sys
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,9 @@ class Application:
             except SandboxError as error:
                 record.add(error=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(AGAIN_S)
+            except BaseException as error:
+                record.add(wrong=traceback.format_exc(), error=repr(error))
+                raise
 
     async def _opened(self, name: str, record: Record) -> Session:
         session_id = self._order.sessions[name]
