@@ -29,6 +29,9 @@ Sink = Callable[[int, bytes], None]
 _STREAMS = {str(stream): stream for stream in (wire.STDIN, wire.STDOUT, wire.STDERR)}
 
 
+_TAKEN = "Another host has taken this process up while this one was away."
+
+
 class GuestError(NamedTuple):
     """Why the guest could not do what was asked."""
 
@@ -147,6 +150,8 @@ class RemoteChannel:
     def raise_error(self) -> None:
         """Raise the error in the last word, if there is one, as a start that failed."""
         error = self.error
+        if error is not None and error.code == "taken":
+            raise ProcessTakenError(_TAKEN)
         if error is not None and error.code == "held":
             done = self.done or {}
             silent_s: object = done.get("silent_s")
@@ -182,6 +187,8 @@ class RemoteChannel:
         async with self._write_lock:
             while view:
                 await self.until(lambda: sender.room > 0 or self.done is not None or self.closed)
+                if isinstance(self.failure, ProcessTakenError):
+                    raise copy.copy(self.failure)
                 if self.done is not None or self.closed or sender.eof:
                     return
                 if self.failure is not None:
@@ -304,7 +311,7 @@ class RemoteChannel:
         elif frame.kind == wire.DONE:
             self.done = self.done or frame.json()  # the first word holds; it is said again
             if self.error is not None and self.error.code == "taken":
-                self.fail(ProcessTakenError("Another host has taken this process up."))
+                self.fail(ProcessTakenError(_TAKEN))
         elif frame.kind == wire.RETURN:
             if frame.offset == self._call_number and self._call is not None:
                 self._answers[frame.offset] = frame.json()
