@@ -8,7 +8,7 @@ import anyio
 import anyio.abc
 import pytest
 
-from sandboxkit.channel.process import PIPE
+from sandboxkit.channel.requests import PIPE
 from sandboxkit.errors import (
     ExecStartError,
     InvalidSpecError,
