@@ -75,6 +75,10 @@ class Happenings:
 
         return end
 
+    def pass_on(self, event: SandboxEvent) -> None:
+        """What happens to something else happens to this, too."""
+        self.tell(event.kind, event.why)
+
     def tell(self, kind: Kind, why: str = "") -> None:
         """One more. Never raises."""
         event = SandboxEvent(datetime.now(UTC), kind, why)

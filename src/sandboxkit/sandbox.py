@@ -69,7 +69,7 @@ class Sandbox:
         self.ended = asyncio.Event()
         self.events = Happenings()
         if isinstance(channel, GuestClient):
-            channel.tell = self.events.tell
+            channel.happenings.listen(self.events.pass_on)
         self.id = info.id
         self.files = (
             FallbackFiles(channel) if isinstance(channel, Fallback) else Files(self._client)

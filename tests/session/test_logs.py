@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,21 @@ async def test_a_connection_that_breaks_is_told() -> None:
         "sandbox.reconnected",
         "sandbox.destroyed",
     ]
+
+
+async def test_all_who_share_a_connection_are_told_of_it() -> None:
+    provider = MemoryProvider()
+    async with Sandbox.create(provider) as sandbox:
+        parts = sandbox._parts  # pyright: ignore[reportPrivateUsage]
+        other = Sandbox(replace(parts, created=False))
+        back = asyncio.Event()
+        other.events.listen(lambda event: back.set() if event.kind == "reconnected" else None)
+        provider.cut(sandbox.id)
+        await asyncio.wait_for(back.wait(), WAIT_S)
+        kinds = [event.kind for event in sandbox.events.past]
+        assert kinds == [event.kind for event in other.events.past]
+        assert kinds == ["connection_lost", "reconnected"]
+        other._closed = True  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_a_budget_warns_once_before_and_once_at_its_limit() -> None:

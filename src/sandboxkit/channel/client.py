@@ -30,7 +30,7 @@ from sandboxkit.errors import (
     SandboxNotFoundError,
 )
 from sandboxkit.guest import wire
-from sandboxkit.happenings import Kind
+from sandboxkit.happenings import Happenings
 from sandboxkit.providers.base import ByteChannel, SandboxHandle
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class GuestClient:
         term: When the sandbox's life-time ends.
         begun: How many channels were opened here that count as activity.
         on_use: Called when a channel is opened, which then waits for the next connection.
-        tell: Told of what happens to the connection; it must not raise.
+        happenings: What happens to the connection, for each `Sandbox` that stands on it.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class GuestClient:
         self.term = Term()
         self.begun = 0
         self.on_use: Callable[[], None] | None = None
-        self.tell: Callable[[Kind, str], object] = lambda _kind, _why: None
+        self.happenings = Happenings()
 
     async def open(self) -> None:
         """Make the first connection.
@@ -331,10 +331,10 @@ class GuestClient:
             # A loss at the same moment hides the cancellation by `aclose` from the group.
             if self._leaving or self._suspended or self._failure is not None:
                 return
-            self.tell("connection_lost", lost)
+            self.happenings.tell("connection_lost", lost)
             if not await self._reconnect():
                 return
-            self.tell("reconnected", "")
+            self.happenings.tell("reconnected")
 
     async def _reconnect(self) -> bool:
         deadline = time.monotonic() + self._lease_s
@@ -440,7 +440,7 @@ class GuestClient:
             self.failed.set()
             self._fail_channels(error)
             if not self._leaving:
-                self.tell("ended", error.message)
+                self.happenings.tell("ended", error.message)
 
     def _fail_channels(self, error: SandboxError) -> None:
         for channel in list(self._channels.values()):
