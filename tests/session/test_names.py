@@ -372,6 +372,8 @@ async def test_refused_combinations(engine: str) -> None:
         Session(provider, name=NAME, resume=str(uuid4()))
     with pytest.raises(InvalidSpecError, match="lease_s"):
         Session(provider, name=NAME, keep_s=0)
+    with pytest.raises(InvalidSpecError, match="give it a name"):
+        Session(provider, keep_s=60)
     in_memory = Messages(model_url="http://127.0.0.1:1", api_key="k")
     with pytest.raises(InvalidSpecError, match="store="):
         await Session(provider, agent=in_memory, name=NAME).__aenter__()

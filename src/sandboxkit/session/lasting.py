@@ -238,12 +238,9 @@ class Lasting:
             SandboxError: The backend, or the store, cannot do it.
         """
         async with contextlib.AsyncExitStack() as undo:
-            provider, owns = await choose(self._provider(), undo)
+            provider, _ = await choose(self._provider(), undo)
             async with alone(owner(), self.name) as lock:
                 await self._named(provider, lock).remove_all()
-            undo.pop_all()
-            if owns:
-                await provider.aclose()
         await self._unname()
 
     async def _forget(self, sandbox: Sandbox) -> None:

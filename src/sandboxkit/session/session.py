@@ -163,6 +163,8 @@ class Session(Figures):
             name=name,
         )
         self._wanted.check(resume=resume is not None)
+        if name is None and keep_s != KEEP_S:
+            raise InvalidSpecError("keep_s is for a session that lives on: give it a name as well")
         self._lasting = None if name is None else Lasting(name, self._wanted, keep_s, id)
         budgets = (budget,) if isinstance(budget, Budget) else tuple(budget)
         self._account = Account(Meter(prices), budgets, None if models is None else tuple(models))
