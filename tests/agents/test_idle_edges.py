@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import pytest
@@ -154,6 +155,23 @@ async def test_the_end_of_one_that_sleeps_leaves_nothing(store: Store, how: str)
             Session.resume(session.id, store=store, agent=agent(model)) as again,
         ):
             assert (await again.run("And?")).text == "Again."
+
+
+async def test_a_named_one_that_sleeps_can_be_left(engine: str, tmp_path: Path) -> None:
+    """Its next host finds it awake, with the same machine."""
+    fields: dict[str, Any] = {"name": f"sleepy-{uuid4().hex[:8]}", "on_idle": "pause", **SLEEPY}
+    async with ScriptedModel([]) as model:
+        async with Session("docker", agent=agent(model, store=tmp_path), **fields) as one:
+            await one.sandbox.files.write("file", "kept")
+            machine = one.sandbox.id
+            await asleep(one)
+        assert one.states.now == "closed"
+        async with Session("docker", agent=agent(model, store=tmp_path), **fields) as two:
+            assert two.sandbox.id == machine
+            await asleep(two)
+            assert await two.sandbox.files.read_text("file") == "kept"
+            await two.destroy()
+    assert await containers() == set()
 
 
 async def test_paused_with_a_store_is_saved_before(store: Store) -> None:

@@ -49,7 +49,8 @@ class Capabilities:
         guest_user: A user, other than the sandbox's own, that the guest can run as,
             so that the agent cannot touch it; None where there is none.
         pause: Whether `pause` and `resume` work.
-        snapshot: Whether `snapshot` and `remove_snapshot` work.
+        snapshot: Whether `snapshot` and `remove_snapshot` work. An image has all files,
+            those of the artifacts too.
         expose: Whether `expose` gives a public URL.
         extend: Whether the backend's own end of a life-time (`lifetime`) can be put off.
         creates_per_s: How many sandboxes a second the service lets one account create;
