@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sandboxkit.agents.base import Agent, RunResult, Usage
     from sandboxkit.agents.claude_code import ClaudeCode, SandboxTransport
     from sandboxkit.agents.messages import Messages, Tool
+    from sandboxkit.channel.adoption import ProcessInfo
     from sandboxkit.channel.execution import ExecResult
     from sandboxkit.channel.files import FileInfo, Files
     from sandboxkit.channel.process import Process
@@ -95,6 +96,7 @@ _HOME = {
     "Pool": "pool",
     "Ports": "channel.tunnels",
     "Process": "channel.process",
+    "ProcessInfo": "channel.adoption",
     "Progress": "progress",
     "Reaped": "reaping",
     "Reaper": "reaping",
@@ -154,6 +156,7 @@ __all__ = [
     "Ports",
     "Price",
     "Process",
+    "ProcessInfo",
     "Progress",
     "Reaped",
     "Reaper",

@@ -213,14 +213,13 @@ class Listening:
         await self._tasks.aclose()
 
     def _listen(self, port: int) -> RemoteChannel:
+        request = {"op": "listen", "host": "127.0.0.1", "port": port}
+        if self._passive:
+            request["passive"] = True
+        if self._detach:
+            request["detach"] = True
         self._listener = self._client.channel(
-            {
-                "op": "listen",
-                "host": "127.0.0.1",
-                "port": port,
-                "passive": self._passive,
-                "detach": self._detach,
-            },
+            request,
             on_accept=lambda channel: self._tasks.start(self._serve(channel)),
         )
         return self._listener
