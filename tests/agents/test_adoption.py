@@ -26,8 +26,9 @@ from sandboxkit.agents import Event, Finished, TextDelta, ToolCall, ToolResult
 from sandboxkit.agents.claude_code import ClaudeCode, claude_code_artifact
 from sandboxkit.errors import AgentError, SandboxClosedError, SandboxError
 from sandboxkit.sandbox import Sandbox
-from sandboxkit.testing import ModelRequest, Reply, ScriptedModel, call, say
+from sandboxkit.testing import MemoryProvider, ModelRequest, Reply, ScriptedModel, call, say
 from tests.agents.first_host import CLI, TEE, TRUTH, Attached, Wanted, agent, key, truth
+from tests.agents.messages_agent import agent as messages_agent
 from tests.agents.test_transport_errors import KILL_CLI
 
 STALLED = Reply([say("one two three")], stall_after_events=4)
@@ -497,6 +498,18 @@ def any_account() -> Any:
     from sandboxkit.gateway.model.account import Account
 
     return Account()
+
+
+async def test_the_messages_agent_leaves_no_turn(engine: str) -> None:
+    """Its loop is on the host, and over with it."""
+    async with ScriptedModel([say("Hello.")]) as model, Sandbox.create(MemoryProvider()) as sandbox:
+        loop = messages_agent(model)
+        assert loop.durable() is loop
+        async with Attached(sandbox, agent=loop.durable()) as session:
+            with pytest.raises(AgentError) as raised:
+                await follow(session)
+            assert raised.value.code == "no_turn"
+            assert (await session.run("Go")).text == "Hello."
 
 
 async def test_an_agent_that_is_not_durable_has_no_positions(sandbox: Sandbox) -> None:

@@ -455,3 +455,28 @@ async def test_ports_and_foreign_programs_are_refused(memory: MemoryProvider) ->
 def test_a_command_is_a_list(memory: MemoryProvider, what: Any) -> None:
     with pytest.raises(InvalidSpecError, match="a command is a list"):
         memory.on(what)
+
+
+async def test_a_detached_process_between_two_hosts(memory: MemoryProvider) -> None:
+    """As in a real sandbox: kept, noted, refused while a host lives, and marked."""
+
+    async def flood(call: Call) -> None:
+        await call.write(b"x" * 3_000_000)
+        await call.read()
+
+    memory.on(["flood"], flood)
+    async with Sandbox.create(memory) as sandbox, Sandbox.attach(memory, sandbox.id) as again:
+        process = await sandbox.spawn(
+            ["flood"], stdin=PIPE, detach="lossless", note="one", acknowledge="by_hand"
+        )
+        await process.set_note("two")
+        assert await process.stdout.receive(1) == b"x"
+        process.stdout.acknowledge(1, "a mark")
+        await process.aclose()
+        (info,) = await again.processes()
+        assert (info.note, info.detached, info.running) == ("two", True, True)
+        taken = await again.process(info.id)
+        assert (taken.note, taken.stdout.begins) == ("two", 1)
+        await taken.stdin.write(b"go\n")
+        assert len(await taken.stdout.read()) == 2_999_999
+        assert await taken.wait() == 0
