@@ -159,7 +159,9 @@ async def test_the_end_of_one_that_sleeps_leaves_nothing(store: Store, how: str)
 
 async def test_a_named_one_that_sleeps_can_be_left(engine: str, tmp_path: Path) -> None:
     """Its next host finds it awake, with the same machine."""
-    fields: dict[str, Any] = {"name": f"sleepy-{uuid4().hex[:8]}", "on_idle": "pause", **SLEEPY}
+    name = f"sleepy-{uuid4().hex[:8]}"
+    # Between its hosts nobody would pause it: it would end.
+    fields: dict[str, Any] = {"name": name, "on_idle": "pause", "idle_timeout_s": 8.0}
     async with ScriptedModel([]) as model:
         async with Session("docker", agent=agent(model, store=tmp_path), **fields) as one:
             await one.sandbox.files.write("file", "kept")
