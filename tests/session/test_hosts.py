@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -80,27 +81,35 @@ async def test_two_at_once_a_hundred_times(
 
 
 async def test_a_holder_of_the_lock_that_is_killed(name: str) -> None:
-    """Who waits gets it, and needs no time-out."""
+    """Who waits gets it, and needs no time-out; a child that the holder has forked is no holder."""
     before = f"""
 from sandboxkit.ownership import owner
 from sandboxkit.session.alone import alone
 async def hold():
     async with alone(owner(), {name!r}):
+        child = os.fork()
+        if not child:
+            signal.pause()
         print("ready", flush=True)
+        print(child, flush=True)
         await asyncio.sleep(600)
 asyncio.run(hold())
 """
     holder = await Host.start("docker", before=before)
+    child = int(await holder.said())
 
     async def wait() -> str:
         async with alone(OWNER, name) as lock:
             return lock.key
 
-    waiting = asyncio.ensure_future(wait())
-    done, _ = await asyncio.wait({waiting}, timeout=0.5)
-    assert not done
-    await holder.kill()
-    assert await asyncio.wait_for(waiting, 30) == ""
+    try:
+        waiting = asyncio.ensure_future(wait())
+        done, _ = await asyncio.wait({waiting}, timeout=0.5)
+        assert not done
+        await holder.kill()
+        assert await asyncio.wait_for(waiting, 30) == ""
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 KILLED = {
