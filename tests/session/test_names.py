@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -477,4 +478,43 @@ async def test_one_that_another_machine_never_finished(monkeypatch: pytest.Monke
     assert again is not None
     assert again.sandbox.id == taken.sandbox.id
     for one in (first, taken, again):
+        await one.sandbox.destroy()
+
+
+async def test_one_that_another_machine_is_still_making(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its maker cannot be seen here; however often it is looked at, it is waited for."""
+    monkeypatch.setattr(named, "_POLL_S", 0.002)
+    provider = memory()
+    monkeypatch.setenv("SANDBOXKIT_JOURNAL", str(tmp_path / "there.db"))
+    theirs = Named(NAME, provider, Alone(), SandboxSpec(), 60.0)
+    looking = asyncio.Event()
+
+    async def wins(*_: object) -> bool:
+        monkeypatch.setenv("SANDBOXKIT_JOURNAL", str(tmp_path / "here.db"))
+        await looking.wait()
+        return True
+
+    monkeypatch.setattr(theirs.__class__, "_wins", wins)
+    spec = for_session(SandboxSpec(), str(uuid4()))
+    making = asyncio.ensure_future(theirs.make(spec, None, 0.0))
+    while not await living(provider):
+        await asyncio.sleep(0.001)
+    taken_up = 0
+    attach = provider.attach
+
+    async def counted(sandbox_id: str) -> SandboxHandle:
+        nonlocal taken_up
+        taken_up += 1
+        if taken_up == 5:
+            looking.set()
+        return await attach(sandbox_id)
+
+    monkeypatch.setattr(provider, "attach", counted)
+    found = await Named(NAME, provider, Alone(), SandboxSpec(), 60.0).find()
+    made = await making
+    assert found is not None
+    assert found.sandbox.id == made.sandbox.id
+    for one in (made, found):
         await one.sandbox.destroy()

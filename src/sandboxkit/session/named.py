@@ -28,7 +28,7 @@ from sandboxkit.errors import (
     SandboxNotFoundError,
     UnsupportedError,
 )
-from sandboxkit.journal import journal
+from sandboxkit.journal import Row, journal
 from sandboxkit.making import take_up
 from sandboxkit.network import Outside
 from sandboxkit.ownership import owner
@@ -153,7 +153,7 @@ class Named:
                 if info.id in self._unreached:  # perhaps it has just ended; else an error follows
                     continue
                 late = time.monotonic() - began > PATIENCE_S
-                if late or is_orphan(rows.get(info.labels.get(KEY_LABEL, ""))):
+                if late or _maker_died(rows.get(info.labels.get(KEY_LABEL, ""))):
                     await self._remove(info, "its maker has not finished it")
             if not unfinished:
                 return None
@@ -316,6 +316,15 @@ class Named:
 
 def _order(info: SandboxInfo) -> tuple[str, str]:
     return info.labels.get(CREATED_LABEL, ""), info.id
+
+
+def _maker_died(row: Row | None) -> bool:
+    """Whether a process of this machine was killed while it made it.
+
+    One of another machine is in this journal, too, once somebody here has looked at it; who has
+    looked and gone holds nothing.
+    """
+    return row is not None and any(hold.holder for hold in row.holds) and is_orphan(row)
 
 
 def _is_old(info: SandboxInfo) -> bool:
