@@ -166,7 +166,7 @@ async def test_its_end_leaves_nothing_and_touches_nobody_else(whole: sk.Sandbox)
     await alice.aclose()
 
     assert await running(whole, "^sleep 7777") == 0
-    assert (await whole.exec(["pgrep", "-u", uid])).exit_code == 1
+    assert (await whole.exec(["pgrep", "-u", uid, "-r", "DRST"])).exit_code == 1
     for path in ("/home/sandboxkit/alice", "/tmp/left", "/var/tmp/left", "/dev/shm/left"):
         assert await gone(whole, path), path
     assert "alice" not in await whole.files.read_text("/etc/passwd")
@@ -177,6 +177,21 @@ async def test_its_end_leaves_nothing_and_touches_nobody_else(whole: sk.Sandbox)
         await alice.exec(["true"])
     with pytest.raises(ExecStartError):
         await whole.exec(["true"], user="sandboxkit.alice")
+    await bob.aclose()
+
+
+async def test_nothing_is_started_for_a_user_who_has_just_gone(whole: sk.Sandbox) -> None:
+    """Of the guest's own: what waits for a quiet moment to be made."""
+    alice = await SharedSandbox.join(whole, user="alice")
+    uid = (await alice.exec(["id", "-u"])).text.strip()
+    await alice.files.write("x", "x")
+    await alice.aclose()
+    bob = await SharedSandbox.join(whole, user="bob")  # who has one when alice would have hers
+    with anyio.fail_after(60):
+        await bob.exec(["true"])
+        while (await bob.sh("pgrep -u $(id -u) -f '^python3 -I -S'")).exit_code != 0:
+            await anyio.sleep(0.05)
+    assert (await whole.exec(["pgrep", "-u", uid, "-r", "DRST"])).exit_code == 1
     await bob.aclose()
 
 

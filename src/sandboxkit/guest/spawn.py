@@ -75,6 +75,11 @@ def find_user(wanted: Optional[str], fallback_home: str) -> User:
     return _users[key]
 
 
+def is_there(user: User) -> bool:
+    """Whether a user of ours has not been removed meanwhile; others always are."""
+    return user.processes is None or user in OWN.values()
+
+
 def _changed(path: str) -> int:
     try:
         return os.stat(path).st_mtime_ns

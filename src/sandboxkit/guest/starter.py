@@ -67,7 +67,9 @@ class Starters:
         return None
 
     def _make(self, user: spawn.User) -> None:
-        if _become_subreaper():
+        if not spawn.is_there(user):
+            del self._starters[user.uid]
+        elif _become_subreaper():
             self._starters[user.uid] = Starter(self._loop, user)
 
     def check(self) -> None:
