@@ -183,8 +183,9 @@ async def test_its_end_leaves_nothing_and_touches_nobody_else(whole: sk.Sandbox)
 async def test_nothing_is_started_for_a_user_who_has_just_gone(whole: sk.Sandbox) -> None:
     """Of the guest's own: what waits for a quiet moment to be made."""
     alice = await SharedSandbox.join(whole, user="alice")
-    uid = (await alice.exec(["id", "-u"])).text.strip()
-    await alice.files.write("x", "x")
+    look = ["stat", "-c", "%g", "/home/sandboxkit/alice"]
+    uid = (await whole.exec(look, user="0")).text.strip()
+    await alice.spawn(["sleep", "7777"])  # her first program
     await alice.aclose()
     bob = await SharedSandbox.join(whole, user="bob")  # who has one when alice would have hers
     with anyio.fail_after(60):
