@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,9 @@ async def test_two_agents_play_and_cannot_cheat(tmp_path: Path) -> None:
     *game, peek, keeper, guesser = await example.run()
     assert game == SAYS.splitlines()
     assert peek.endswith("/secret.txt: Permission denied")
-    assert keeper == "keeper asked the model 11 times"
-    assert guesser == "guesser asked the model 9 times"
+    # Each had an account of its own; a request may have been sent again.
+    for line, name, at_least in ((keeper, "keeper", 11), (guesser, "guesser", 9)):
+        said = re.fullmatch(rf"{name} asked the model (\d+) times", line)
+        assert said is not None
+        assert at_least <= int(said[1]) < 20
     assert await example.alive() == set()
