@@ -68,3 +68,42 @@ async def test_a_host_killed_before_it_has_sent_the_guest_leaves_no_sandbox() ->
     async with asyncio.timeout(SLACK_S):
         while await ids():
             await asyncio.sleep(0.2)
+
+
+ENDING = """
+import asyncio
+import sandboxkit as sk
+
+async def work(started):
+    async with sk.Sandbox.create("docker") as sandbox:
+        process = await sandbox.spawn(["sleep", "600"])
+        started.set()
+        try:
+            await process.wait()
+        finally:
+            await process.kill()
+
+async def main():
+    started = asyncio.Event()
+    working = asyncio.create_task(work(started))
+    await started.wait()
+    raise RuntimeError("something else")
+
+asyncio.run(main())
+"""
+
+
+async def test_a_program_that_ends_in_the_middle_ends_soon() -> None:
+    """`asyncio.run` cancels every task then, and those that serve the connection first."""
+    host = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", ENDING, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(SLACK_S):
+            _, told = await host.communicate()
+    finally:
+        if host.returncode is None:
+            host.kill()
+            await host.wait()
+    assert "RuntimeError: something else" in told.decode()
+    assert await ids() == set()

@@ -305,6 +305,10 @@ class GuestClient:
         """Read, write and keep alive; on loss, connect again until the lease is over."""
         try:
             await self._serve_connections()
+        except asyncio.CancelledError:
+            if not self._leaving and not self._suspended:  # the loop ends, and all tasks with it
+                self.fail(ConnectionLostError("the event loop is ending", retryable=False))
+            raise
         except Exception as error:  # whatever it is, nobody may wait for ever
             log.exception("the channel failed")
             self.fail(ProtocolError(f"the channel failed: {error!r}"))
