@@ -30,7 +30,7 @@ from sandboxkit.session import Session
 from sandboxkit.store import Store, Workspace
 from sandboxkit.testing.conformance.wires import WiredProvider
 
-LEASE_S = float(os.environ.get("LEASE", "8"))
+LEASE_S = 8.0
 AGAIN_S = 0.2
 STUCK_S = 240.0
 SHOWN = "tail -n +2 work | sha256sum | cut -c1-64; head -2 work"
@@ -145,7 +145,9 @@ class Application:
 
     async def _check_files(self, session: Session, record: Record) -> None:
         saved = record.all("saved")
-        told = (await session.sandbox.sh(SHOWN)).text.split()
+        shown = await session.sandbox.sh(SHOWN)
+        told = shown.text.split()
+        record.add(shown=str(shown))
         if not told or len(told) == 1:  # there is no such file
             assert not saved, f"the files are gone that were saved with {saved[-1]}"
             return

@@ -97,7 +97,7 @@ class Chaos:
         agent: str = "messages",
         directory: Path,
         sessions: int,
-        prompts: int = 6,
+        prompts: int = 4,
         seed: int,
         delete: Callable[[Sequence[str]], Awaitable[None]],
         more: Mapping[str, Fault] | None = None,

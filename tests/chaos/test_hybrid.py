@@ -79,9 +79,9 @@ async def test_a_hundred_sessions(
 ) -> None:
     tally = Tally()
     for _ in range(9):
-        await disturbed(engine, tmp_path, tally, agent="messages", sessions=10, faults=12)
+        await disturbed(engine, tmp_path, tally, agent="messages", sessions=10, faults=8)
     for _ in range(2):
-        await disturbed(engine, tmp_path, tally, agent="claude-code", sessions=5, faults=8)
+        await disturbed(engine, tmp_path, tally, agent="claude-code", sessions=5, faults=6)
     print(tally)  # noqa: T201 - `pytest -rP` shows it
     assert tally.sessions == 100
     assert tally.resumed > 50

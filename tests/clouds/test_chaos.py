@@ -16,6 +16,7 @@ from tests.emulators.emulator import Emulator
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+BATCHES = 3  # of five sessions
 CREATES = 2  # that an outage refuses
 
 
@@ -58,9 +59,7 @@ async def chaos(
 
 
 async def test_messages(cloud: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    await chaos(
-        cloud, tmp_path, monkeypatch, "messages", int(__import__("os").environ.get("B", "4"))
-    )
+    await chaos(cloud, tmp_path, monkeypatch, "messages", BATCHES)
 
 
 async def test_claude_code(
