@@ -24,6 +24,7 @@ from claude_agent_sdk import (
 
 from sandboxkit.agents import Event, Finished, TextDelta, ToolCall, ToolResult
 from sandboxkit.agents.claude_code import ClaudeCode, claude_code_artifact
+from sandboxkit.agents.claude_code.note import read_mark, read_note
 from sandboxkit.errors import AgentError, SandboxClosedError, SandboxError
 from sandboxkit.sandbox import Sandbox
 from sandboxkit.testing import MemoryProvider, ModelRequest, Reply, ScriptedModel, call, say
@@ -182,6 +183,7 @@ async def test_the_rest_of_a_turn_that_was_let_go_of(sandbox: Sandbox, again: Sa
     assert rest[-1].result.text == "end " * 60
 
 
+@pytest.mark.slow
 async def test_without_a_position_the_event_in_hand_comes_again(
     sandbox: Sandbox, again: Sandbox
 ) -> None:
@@ -195,6 +197,7 @@ async def test_without_a_position_the_event_in_hand_comes_again(
     assert [key(event) for event in seen[:-1] + rest] == await said_by_cli(sandbox)
 
 
+@pytest.mark.slow
 async def test_a_turn_that_ended_without_a_host(sandbox: Sandbox, again: Sandbox) -> None:
     """More is said meanwhile than is kept of an ordinary process's output."""
     session_id, wait = str(uuid4()), "until [ -e /work/go ]; do sleep 0.1; done"
@@ -216,6 +219,7 @@ async def test_a_turn_that_ended_without_a_host(sandbox: Sandbox, again: Sandbox
     assert rest[-1].result.text.endswith("n2199")
 
 
+@pytest.mark.slow
 async def test_between_turns(sandbox: Sandbox, again: Sandbox) -> None:
     """What it has cost adds up, and nothing is asked twice."""
     session_id = str(uuid4())
@@ -235,6 +239,7 @@ async def test_between_turns(sandbox: Sandbox, again: Sandbox) -> None:
     assert "One." in str(model.requests[1].messages)
 
 
+@pytest.mark.slow
 async def test_what_a_turn_has_cost_is_of_the_whole_turn(sandbox: Sandbox, again: Sandbox) -> None:
     session_id = str(uuid4())
     tool_call = Reply([say("a"), call("Bash", command="echo")])
@@ -270,6 +275,7 @@ async def test_an_agent_in_use_is_refused(sandbox: Sandbox, again: Sandbox) -> N
             assert (await session.run("Go on")).text == "Still mine."
 
 
+@pytest.mark.slow
 async def test_a_prompt_during_an_adopted_turn_is_refused_until_it_is_interrupted(
     sandbox: Sandbox, again: Sandbox
 ) -> None:
@@ -295,6 +301,7 @@ async def test_a_prompt_during_an_adopted_turn_is_refused_until_it_is_interrupte
             assert (await session.run("Next")).text == "Again."
 
 
+@pytest.mark.slow
 async def test_an_adopted_turn_is_interrupted_while_it_is_followed(
     sandbox: Sandbox, again: Sandbox
 ) -> None:
@@ -312,19 +319,44 @@ async def test_an_adopted_turn_is_interrupted_while_it_is_followed(
             assert (await session.run("Next")).text == "Again."
 
 
-@pytest.mark.parametrize("after", ["", "x", "0123456789abcdef-1@5.0", "@.", "0" * 999])
-async def test_positions_that_are_none(sandbox: Sandbox, again: Sandbox, after: str) -> None:
+@pytest.mark.slow
+async def test_positions_that_are_none(sandbox: Sandbox, again: Sandbox) -> None:
     session_id = str(uuid4())
     async with ScriptedModel(long_turn) as model:
         async with first(sandbox, model, session_id) as session:
             _, position = await begin(session, is_call)
+        assert position is not None
+        process_id, _, offset = position.partition("@")
+        forged = f"{'0' * 16}-1@{offset}"
         async with second(again, model, session_id) as session:
             conversation = session.conversation
-            with pytest.raises(AgentError) as raised:
-                await follow(session, after)
-            assert raised.value.code == "bad_position"
+            for after in ("", "x", "@.", "0" * 999, forged, f"{process_id}@5.0"):
+                with pytest.raises(AgentError) as raised:
+                    await follow(session, after)
+                assert raised.value.code == "bad_position"
             assert session.conversation is conversation  # it goes on
             assert isinstance((await follow(session, position))[-1], Finished)
+
+
+@pytest.mark.slow
+async def test_interrupt_where_the_agent_waits_for_a_slow_reader(sandbox: Sandbox) -> None:
+    """All that the sandbox keeps is full, and the answer to the interrupt stands behind it."""
+    many = Reply([say("word " * 6000)], stall_after_events=5900)
+    async with ScriptedModel([many, say("Again.")]) as model:
+        async with first(sandbox, model, str(uuid4())) as session:
+            stream = session.stream("Go")
+            while not is_text(await anext(stream)):
+                pass
+            while len(await written(sandbox)) < 1024 * 1024:
+                await asyncio.sleep(0.1)
+            with anyio.fail_after(60):
+                await session.interrupt()
+                rest = [event async for event in stream]
+            end = rest[-1]
+            assert isinstance(end, Finished)
+            assert end.result.stop_reason == "interrupted"
+            assert sum(map(is_text, rest)) > 3000
+            assert (await session.run("Next")).text == "Again."
 
 
 # questions to the host
@@ -384,6 +416,7 @@ async def test_a_question_that_nobody_has_answered_is_asked_again(
 # the end
 
 
+@pytest.mark.slow
 async def test_an_agent_that_has_ended_meanwhile_is_started_anew(
     sandbox: Sandbox, again: Sandbox
 ) -> None:
@@ -400,6 +433,7 @@ async def test_an_agent_that_has_ended_meanwhile_is_started_anew(
     assert "A violin." in str(model.requests[1].messages)
 
 
+@pytest.mark.slow
 async def test_an_agent_that_died_in_its_turn_says_what_it_had_said(
     sandbox: Sandbox, again: Sandbox
 ) -> None:
@@ -427,6 +461,7 @@ async def test_an_agent_that_died_in_its_turn_says_what_it_had_said(
     assert any(is_call(event) for event in rest)
 
 
+@pytest.mark.slow
 async def test_leaving_the_session_ends_the_agent(sandbox: Sandbox) -> None:
     session_id = str(uuid4())
     async with ScriptedModel([say("Hello.")]) as model:
@@ -465,17 +500,29 @@ GOOD: dict[str, Any] = {
     ],
     ids=str,
 )
-async def test_a_note_that_is_none_is_passed_over(
-    sandbox: Sandbox, again: Sandbox, change: dict[str, Any]
-) -> None:
-    session_id = str(uuid4())
-    note = json.dumps({"session": session_id, **GOOD, **change})
-    await sandbox.spawn(["sleep", "60"], detach="lossless", note=note[:16384])
-    async with ScriptedModel([say("Mine.")]) as model:
-        found = await agent(model.url).durable().adopt(again, any_account(), session_id=session_id)
-    assert found is None
+def test_a_note_that_is_none(change: dict[str, Any]) -> None:
+    good = {"session": str(uuid4()), **GOOD}
+    assert read_note(json.dumps(good)) is not None
+    assert read_note(json.dumps({**good, **change})) is None
 
 
+@pytest.mark.parametrize("text", ["", "x", "[]", "null", "[" * 9000, '{"v":1}', "\ud800"])
+def test_what_is_no_note_and_no_mark(text: str) -> None:
+    assert read_note(text) is None
+    assert read_mark(text) is None
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [{"at": [1]}, {"at": [1, -1]}, {"at": [1, 2], "answered": ["x"] * 500}, {"at": [2**60, 0]}],
+    ids=str,
+)
+def test_a_mark_that_is_none(mark: dict[str, Any]) -> None:
+    assert read_mark(json.dumps({"at": [1, 2], "answered": ["x"]})) is not None
+    assert read_mark(json.dumps(mark)) is None
+
+
+@pytest.mark.slow
 async def test_a_process_that_is_no_cli_does_the_host_no_harm(
     sandbox: Sandbox, again: Sandbox
 ) -> None:
@@ -492,12 +539,6 @@ async def test_a_process_that_is_no_cli_does_the_host_no_harm(
             async with session:
                 with pytest.raises((SandboxError, ValueError)):
                     await follow(session)
-
-
-def any_account() -> Any:
-    from sandboxkit.gateway.model.account import Account
-
-    return Account()
 
 
 async def test_the_messages_agent_leaves_no_turn(engine: str) -> None:
