@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sandboxkit.errors import SandboxError
+from sandboxkit.providers.base import Command
 from sandboxkit.providers.docker import DockerProvider
 from sandboxkit.spec import Artifact
 from tests.providers.conftest import MakeSpec, found, run
@@ -61,3 +62,25 @@ async def test_a_create_that_fails_at_the_start_leaves_nothing(
     finally:
         for volume in api.volumes(filters={"name": "sandboxkit-test-unstartable"})["Volumes"]:
             api.remove_volume(volume["Name"])
+
+
+@pytest.mark.slow
+async def test_a_pause_after_starts_that_were_given_up(
+    provider: DockerProvider, make_spec: MakeSpec
+) -> None:
+    """Frozen in the middle of a start, the container would answer nothing any more."""
+    moments = random.Random(7)
+    handle = await provider.create(make_spec())
+    for _ in range(20):
+        command = Command(argv=("sleep", "60"))
+        starting = [asyncio.ensure_future(handle.spawn(command)) for _ in range(3)]
+        await asyncio.sleep(moments.uniform(0, 0.15))
+        for each in starting:
+            each.cancel()
+        for started in await asyncio.gather(*starting, return_exceptions=True):
+            if not isinstance(started, BaseException):
+                await started.aclose()
+        await handle.pause()
+        await handle.resume()
+    assert await run(handle, "echo", "well") == "well\n"
+    await handle.destroy()

@@ -37,6 +37,23 @@ async def inspect_exec(engine: Engine, container: str, exec_id: str) -> Json | N
         raise
 
 
+async def all_started(engine: Engine, container: str, *, within_s: float) -> None:
+    """Wait until no program is just being started in a container.
+
+    A container that is frozen in the middle of a start hangs with all that is asked of it
+    later (seen on 20.10). That may be a start which was given up here, and is still done there.
+    """
+    with anyio.move_on_after(within_s):
+        while True:
+            await anyio.sleep(_POLL_S)  # a start may be on its way
+            found = await engine.call(
+                "inspect", lambda api: api.inspect_container(container), sandbox_id=container
+            )
+            programs = [await inspect_exec(engine, container, i) for i in found["ExecIDs"] or ()]
+            if not any(said and said["Running"] and not said["Pid"] for said in programs):
+                return
+
+
 async def look_at_exec(engine: Engine, container: str, exec_id: str) -> Outcome:
     """What has become of a program that was started by an exec."""
     said = await inspect_exec(engine, container, exec_id)

@@ -11,7 +11,13 @@ from sandboxkit.errors import ExecStartError, SandboxError
 from sandboxkit.guest import CONNECT
 from sandboxkit.providers.base import ByteChannel, Command, SandboxHandle, SandboxInfo
 from sandboxkit.providers.docker.api import Api, Json
-from sandboxkit.providers.docker.containers import death_of, inspect_exec, look_at_exec, remove
+from sandboxkit.providers.docker.containers import (
+    all_started,
+    death_of,
+    inspect_exec,
+    look_at_exec,
+    remove,
+)
 from sandboxkit.providers.docker.engine import Engine
 from sandboxkit.providers.docker.failures import status_of
 from sandboxkit.providers.docker.stream import HijackedChannel
@@ -19,6 +25,7 @@ from sandboxkit.providers.docker.stream import HijackedChannel
 GUEST_USER: Final = "0"
 
 _START_S: Final = 30.0
+_ALL_STARTED_S: Final = 10.0  # before a pause
 _POLL_S: Final = 0.01
 
 
@@ -112,6 +119,7 @@ class DockerHandle(SandboxHandle):
 
     async def pause(self) -> None:
         """Freeze the container's processes, by the kernel's freezer."""
+        await all_started(self._engine, self.info.id, within_s=_ALL_STARTED_S)
         await self._engine.call(
             "pause", lambda api: api.pause(self.info.id), sandbox_id=self.info.id
         )
