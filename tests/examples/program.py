@@ -14,7 +14,7 @@ from sandboxkit.providers.docker import DockerProvider
 from sandboxkit.spec import OWNER_LABEL
 
 FOLDER = Path(__file__).parents[2] / "examples"
-DEADLINE_S = 250.0  # the first on an emulated cloud builds an image with the CLI in it
+DEADLINE_S = 500.0  # the first on an emulated cloud builds an image with the CLI in it
 
 
 class Example:

@@ -24,6 +24,7 @@ async def test_the_research_goes_on_the_next_day(tmp_path: Path) -> None:
     assert await example.alive() == set()
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("e2b")
 async def test_the_research_goes_on_at_another_backend(tmp_path: Path) -> None:
     example = Example("hybrid_research", tmp_path)
