@@ -133,7 +133,8 @@ async def test_run_with_a_name_goes_on_where_it_lives(cli: Cli, env: dict[str, s
             [lives] = await to_thread.run_sync(cli.ids)
             arguments = ("run", "What?", "--name", "notes", "--download", "notes")
             again = await to_thread.run_sync(run, *arguments)
-            assert (again.returncode, again.stdout) == (0, b"As I said.\n")
+            told = again.stderr.decode()
+            assert (again.returncode, again.stdout) == (0, b"As I said.\n"), told
             assert await to_thread.run_sync(cli.ids) == [lives]
         finally:
             await to_thread.run_sync(run, "rm", "--all", "--yes")

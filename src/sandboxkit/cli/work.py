@@ -107,12 +107,15 @@ async def give(console: Console, session: Session, prompt: str) -> RunResult:
     console.print()
     console.print(styled(f"› {prompt}", "bold"))  # noqa: RUF001 - a mark, not a bracket
     live = Live(console)
+    result: RunResult | None = None
     try:
         async with session.stream(prompt) as events:
-            async for event in events:
+            async for event in events:  # to its end: else the next host gets the last one again
                 live.show(event)
                 if isinstance(event, Finished):
-                    return event.result
+                    result = event.result
     finally:
         live.end_line()
-    raise AgentError("The agent ended without a result.")
+    if result is None:
+        raise AgentError("The agent ended without a result.")
+    return result
