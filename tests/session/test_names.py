@@ -489,18 +489,18 @@ async def test_one_that_another_machine_is_still_making(
     provider = memory()
     monkeypatch.setenv("SANDBOXKIT_JOURNAL", str(tmp_path / "there.db"))
     theirs = Named(NAME, provider, Alone(), SandboxSpec(), 60.0)
-    looking = asyncio.Event()
+    switched, looking = asyncio.Event(), asyncio.Event()
 
     async def wins(*_: object) -> bool:
         monkeypatch.setenv("SANDBOXKIT_JOURNAL", str(tmp_path / "here.db"))
+        switched.set()
         await looking.wait()
         return True
 
     monkeypatch.setattr(theirs.__class__, "_wins", wins)
     spec = for_session(SandboxSpec(), str(uuid4()))
     making = asyncio.ensure_future(theirs.make(spec, None, 0.0))
-    while not await living(provider):
-        await asyncio.sleep(0.001)
+    await switched.wait()
     taken_up = 0
     attach = provider.attach
 
@@ -512,9 +512,10 @@ async def test_one_that_another_machine_is_still_making(
         return await attach(sandbox_id)
 
     monkeypatch.setattr(provider, "attach", counted)
-    found = await Named(NAME, provider, Alone(), SandboxSpec(), 60.0).find()
-    made = await making
+    async with asyncio.timeout(30):
+        found = await Named(NAME, provider, Alone(), SandboxSpec(), 60.0).find()
     assert found is not None
+    made = await making
     assert found.sandbox.id == made.sandbox.id
     for one in (made, found):
         await one.sandbox.destroy()
