@@ -29,7 +29,7 @@ from tests.chaos.application import Order, Record
 if TYPE_CHECKING:
     import pytest
 
-END_S = 100.0  # for an application that nothing disturbs any more
+END_S = 200.0  # for an application that nothing disturbs any more
 GONE_S = 120.0  # a guest that no host has greeted yet waits 60 s for one
 STEPS = 14  # of all sessions together, from one fault to the next
 STILL_S = 8.0

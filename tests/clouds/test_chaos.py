@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from sandboxkit.agents.claude_code import ClaudeCode
+from sandboxkit.session import Session
+from sandboxkit.testing import ScriptedModel, say
 from tests.chaos.hybrid import Chaos, Fault, Tally, nothing_is_left
 from tests.clouds.test_creating import name_of
 from tests.emulators import faults
@@ -65,4 +68,8 @@ async def test_messages(cloud: Emulator, tmp_path: Path, monkeypatch: pytest.Mon
 async def test_claude_code(
     cloud: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The image with the CLI in it is built here, and not while the faults strike.
+    async with ScriptedModel([say("Hello.")]) as model:
+        async with Session(name_of(cloud), agent=ClaudeCode(model_url=model.url)) as session:
+            await session.run("Hello?")
     await chaos(cloud, tmp_path, monkeypatch, "claude-code", 1)
