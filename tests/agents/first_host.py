@@ -27,7 +27,12 @@ from sandboxkit.session import Session
 TRUTH = "/work/truth.jsonl"
 CLI = "/work/claude"
 TEE = f"""#!/bin/sh
-/opt/sandboxkit/claude-code/claude "$@" | tee -a {TRUTH}
+said=$(mktemp -u) && mkfifo "$said"
+tee -a {TRUTH} < "$said" &
+/opt/sandboxkit/claude-code/claude "$@" > "$said"
+code=$?
+wait
+exit $code
 """
 """A CLI that also writes down all that it says, so that a test can compare."""
 
@@ -80,6 +85,8 @@ def _events(text: str) -> Iterator[Any]:
         if str(data["type"]).startswith("control") or data.get("sdk_host_only"):
             continue
         message = parse_message(data)
+        if isinstance(message, ResultMessage) and message.is_error and message.num_turns == 0:
+            continue  # of a CLI that found no conversation to resume
         if isinstance(message, ResultMessage):
             yield Finished(message)
         elif message is not None:
