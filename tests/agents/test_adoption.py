@@ -239,6 +239,25 @@ async def test_between_turns(sandbox: Sandbox, again: Sandbox) -> None:
     assert "One." in str(model.requests[1].messages)
 
 
+@pytest.mark.parametrize("how", ["closed", "dropped"])
+async def test_a_stream_that_is_left_at_its_last_event_is_done_with(
+    sandbox: Sandbox, again: Sandbox, how: str
+) -> None:
+    session_id = str(uuid4())
+    async with ScriptedModel([say("One."), say("Two.")]) as model:
+        async with first(sandbox, model, session_id) as session:
+            stream = session.stream("Go")
+            while not isinstance(await anext(stream), Finished):
+                pass
+            if how == "closed":
+                await stream.aclose()
+            else:
+                del stream
+            await session.let_go()
+        async with second(again, model, session_id) as session:
+            assert (await session.run("On")).text == "Two."
+
+
 @pytest.mark.slow
 async def test_what_a_turn_has_cost_is_of_the_whole_turn(sandbox: Sandbox, again: Sandbox) -> None:
     session_id = str(uuid4())

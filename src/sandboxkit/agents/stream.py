@@ -94,8 +94,7 @@ class Turn:
         """
         if self._let_go:
             raise SandboxClosedError("The session was let go of in the middle of this turn.")
-        if self._conversation is not None and self.position is not None and not self.left:
-            self._conversation.handled(self.position)
+        self._acknowledge()
         if self._held and not self.left:
             return self._given()
         if self._over or self.left:
@@ -131,6 +130,12 @@ class Turn:
         )
         return self._given()
 
+    def _acknowledge(self) -> None:
+        """Whoever asks for the next event, or leaves a turn that is over, has done with the last."""
+        if self._conversation is None or self.position is None or self.left or self._let_go:
+            return
+        self._conversation.handled(self.position)
+
     def _given(self) -> Event:
         event, self.position = self._held.popleft()
         return event
@@ -158,6 +163,7 @@ class Turn:
     async def leave(self) -> None:
         """Stop the turn if it is under way, and wait until it is; not cut by cancellation."""
         if self._over:
+            self._acknowledge()
             return
         self.left = True
         with contextlib.suppress(TimeoutError):
@@ -165,11 +171,12 @@ class Turn:
 
     def leave_soon(self) -> None:
         """The same from outside the loop's flow: the stream was dropped without a word."""
-        if self._over or self.left or self._loop is None:
+        if self.left or self._loop is None:
             return
-        self.left = True
+        self.left = not self._over
+        then = self._acknowledge if self._over else self._start_settling
         with contextlib.suppress(RuntimeError):  # the loop is gone
-            self._loop.call_soon_threadsafe(self._start_settling)
+            self._loop.call_soon_threadsafe(then)
 
     def _start_settling(self) -> asyncio.Task[None]:
         if self._settling is None:
