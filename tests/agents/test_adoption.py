@@ -208,7 +208,7 @@ async def test_a_turn_that_ended_without_a_host(sandbox: Sandbox, again: Sandbox
             seen, position = await begin(session, is_call)
         await sandbox.files.write("go", b"")
         async with second(again, model, session_id) as session:  # there is a model again
-            while '"type":"result"' not in (text := await written(sandbox)):
+            while '"result":"n0 n1 ' not in (text := await written(sandbox)) or text[-1] != "\n":
                 await asyncio.sleep(0.1)
             await session.let_go()
         async with second(again, model, session_id) as session:
@@ -560,12 +560,11 @@ async def test_a_process_that_is_no_cli_does_the_host_no_harm(
                     await follow(session)
 
 
-async def test_the_messages_agent_leaves_no_turn(engine: str) -> None:
+async def test_the_messages_agent_leaves_no_turn(tmp_path: Path) -> None:
     """Its loop is on the host, and over with it."""
     async with ScriptedModel([say("Hello.")]) as model, Sandbox.create(MemoryProvider()) as sandbox:
-        loop = messages_agent(model)
-        assert loop.durable() is loop
-        async with Attached(sandbox, agent=loop.durable()) as session:
+        loop = messages_agent(model, store=str(tmp_path)).durable()
+        async with Attached(sandbox, agent=loop) as session:
             with pytest.raises(AgentError) as raised:
                 await follow(session)
             assert raised.value.code == "no_turn"
