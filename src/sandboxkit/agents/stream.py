@@ -131,7 +131,7 @@ class Turn:
         return self._given()
 
     def _acknowledge(self) -> None:
-        """Whoever asks for the next event, or leaves a turn that is over, has done with the last."""
+        """Who asks for the next event, or leaves a turn that is over, has done with the last."""
         if self._conversation is None or self.position is None or self.left or self._let_go:
             return
         self._conversation.handled(self.position)
