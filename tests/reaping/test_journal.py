@@ -17,6 +17,8 @@ import pytest
 import sandboxkit as sk
 from sandboxkit.journal import journal
 from sandboxkit.journal.store import VERSION
+from sandboxkit.ownership import owned
+from sandboxkit.spec import SandboxSpec
 from sandboxkit.testing import MemoryProvider
 from tests.reaping.conftest import Host
 from tests.reaping.folder import FolderProvider
@@ -186,6 +188,19 @@ async def test_an_intent_that_came_to_nothing_is_closed(
     await sk.reap(folder)
     (row,) = (await journal().rows()).values()
     assert row.ended is not None
+
+
+async def test_an_intent_that_is_cancelled_is_held_by_nobody(journal_file: Path) -> None:
+    labels = dict(owned(SandboxSpec()).labels)
+    for turns in range(8):
+        key = f"sandboxkit-{turns:012x}"
+        wanted = journal().intend("folder", "", {**labels, "sandboxkit.key": key}, 60.0)
+        task = asyncio.ensure_future(wanted)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert [hold for row in (await journal().rows()).values() for hold in row.holds] == []
 
 
 async def test_a_forked_child_is_another_process(journal_file: Path) -> None:

@@ -9,10 +9,12 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
+from sandboxkit.concurrency import run_to_end
 from sandboxkit.errors import SandboxNotFoundError
 from sandboxkit.journal.entry import Entry
 from sandboxkit.journal.rows import Row
@@ -61,7 +63,10 @@ class Journal:
         """
         row = _row(provider, account, labels, None, lease_s)
         entry = Entry(self, row, secrets.token_hex(8))
-        await self.attempt(lambda store: store.intend(row, entry.token, lease_s + _CREATE_S), None)
+        async with _released_if_cancelled(entry):
+            await self.attempt(
+                lambda store: store.intend(row, entry.token, lease_s + _CREATE_S), None
+            )
         return entry
 
     async def attached(self, account: str, info: SandboxInfo, lease_s: float) -> Entry:
@@ -72,9 +77,10 @@ class Journal:
         """
         row = _row(info.provider, account, dict(info.labels), info.id, lease_s)
         entry = Entry(self, row, secrets.token_hex(8))
-        held = await self.attempt(
-            lambda store: store.hold(row, entry.token, lease_s + _CREATE_S), otherwise=True
-        )
+        async with _released_if_cancelled(entry):
+            held = await self.attempt(
+                lambda store: store.hold(row, entry.token, lease_s + _CREATE_S), otherwise=True
+            )
         if not held:
             raise SandboxNotFoundError(
                 f"This sandbox is just being removed, as nobody held it: {info.id}.",
@@ -194,3 +200,13 @@ _parents: list[Journal] = []
 atexit.register(_close)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
+
+
+@asynccontextmanager
+async def _released_if_cancelled(entry: Entry) -> AsyncGenerator[None]:
+    """What is being written for nobody any more is still written, and then taken back."""
+    try:
+        yield
+    except BaseException:
+        await run_to_end(entry.release(), deadline_s=_WAIT_S)
+        raise
