@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-log = logging.getLogger(__name__)
+from sandboxkit.listeners import Listeners
 
 Kind = Literal[
     "connection_lost",
@@ -52,7 +51,7 @@ class Happenings:
 
     def __init__(self) -> None:
         self._kept: deque[SandboxEvent] = deque(maxlen=_REMEMBERED)
-        self._listeners: dict[object, Callable[[SandboxEvent], object]] = {}
+        self._listeners = Listeners[SandboxEvent]("sandbox.events")
 
     @property
     def past(self) -> tuple[SandboxEvent, ...]:
@@ -67,13 +66,7 @@ class Happenings:
         Returns:
             What ends it.
         """
-        key = object()
-        self._listeners[key] = listener
-
-        def end() -> None:
-            self._listeners.pop(key, None)
-
-        return end
+        return self._listeners.add(listener)
 
     def pass_on(self, event: SandboxEvent) -> None:
         """What happens to something else happens to this, too."""
@@ -83,8 +76,4 @@ class Happenings:
         """One more. Never raises."""
         event = SandboxEvent(datetime.now(UTC), kind, why)
         self._kept.append(event)
-        for listener in list(self._listeners.values()):
-            try:
-                listener(event)
-            except Exception:
-                log.exception("a listener to sandbox.events has failed")
+        self._listeners.tell(event)

@@ -20,6 +20,7 @@ from sandboxkit.errors import SandboxClosedError, UnsupportedError
 from sandboxkit.gateway import environment
 from sandboxkit.gateway.secrets import Secret, check_secrets
 from sandboxkit.gateway.settings import Gateway, check_installed
+from sandboxkit.listeners import Listeners
 from sandboxkit.providers.info import Difference, Effective, SandboxInfo
 from sandboxkit.spec import NETWORK_LABEL, NetworkPolicy
 from sandboxkit.trust import install
@@ -97,7 +98,7 @@ class Network:
         self._changing = asyncio.Lock()
         self._closed = False
         self._watch: asyncio.Task[None] | None = None
-        self._listeners: dict[object, Callable[[Decision], None]] = {}
+        self._listeners: Listeners[Decision] = Listeners("sandbox.network")
         self._waiting: set[asyncio.Queue[Decision | None]] = set()
 
     def __repr__(self) -> str:
@@ -196,13 +197,7 @@ class Network:
         Returns:
             What ends it.
         """
-        key = object()
-        self._listeners[key] = listener
-
-        def end() -> None:
-            self._listeners.pop(key, None)
-
-        return end
+        return self._listeners.add(listener)
 
     @contextlib.asynccontextmanager
     async def refusals(self) -> AsyncGenerator[AsyncIterator[Decision]]:
@@ -224,11 +219,7 @@ class Network:
             if queue.qsize() >= _WAITING:
                 queue.get_nowait()
             queue.put_nowait(decision)
-        for listener in list(self._listeners.values()):
-            try:
-                listener(decision)
-            except Exception:
-                log.exception("a listener of sandbox.network failed")
+        self._listeners.tell(decision)
 
     # what the sandbox asks of it
 

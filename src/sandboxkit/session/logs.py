@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal, Self
 from weakref import WeakSet
 
+from sandboxkit.listeners import Listeners
 from sandboxkit.redaction import Redactor
 
 LOGGER: Final = "sandboxkit.session"
@@ -158,7 +159,7 @@ class SessionLog:
         self._place = place
         self._redactor = redactor
         self._lines: deque[LogLine] = deque(maxlen=_REMEMBERED)
-        self._listeners: dict[object, Callable[[LogLine], object]] = {}
+        self._listeners = Listeners[LogLine]("session.log")
         self._streams: WeakSet[LogStream] = WeakSet()
         self._closed = False
 
@@ -178,13 +179,7 @@ class SessionLog:
         Returns:
             What ends it.
         """
-        key = object()
-        self._listeners[key] = listener
-
-        def end() -> None:
-            self._listeners.pop(key, None)
-
-        return end
+        return self._listeners.add(listener)
 
     def follow(self, *, past: bool = False) -> LogStream:
         """The lines from now on, as `session.logs()`.
@@ -253,11 +248,7 @@ class SessionLog:
             logging.getLogger(__name__).exception("a line of the log could not be written")
 
     def _tell(self, line: LogLine) -> None:
-        for listener in list(self._listeners.values()):
-            try:
-                listener(line)
-            except Exception:
-                logging.getLogger(__name__).exception("a listener to session.log has failed")
+        self._listeners.tell(line)
         if _logger.isEnabledFor(line.level):
             extra = {
                 "source": line.source,

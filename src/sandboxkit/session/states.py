@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -11,8 +10,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 from sandboxkit.errors import InvalidStateError
-
-log = logging.getLogger(__name__)
+from sandboxkit.listeners import Listeners
 
 SessionState = Literal[
     "new", "creating", "ready", "running", "idle", "paused", "saved", "closed", "failed"
@@ -72,7 +70,7 @@ class States:
     def __init__(self) -> None:
         self._state: SessionState = "new"
         self._changes: deque[StateChange] = deque(maxlen=_REMEMBERED)
-        self._listeners: dict[object, Callable[[StateChange], object]] = {}
+        self._listeners = Listeners[StateChange]("a session's state")
 
     def __repr__(self) -> str:
         return f"<States {self._state}>"
@@ -95,13 +93,7 @@ class States:
         Returns:
             What ends it.
         """
-        key = object()
-        self._listeners[key] = listener
-
-        def end() -> None:
-            self._listeners.pop(key, None)
-
-        return end
+        return self._listeners.add(listener)
 
     async def follow(self) -> AsyncIterator[StateChange]:
         """The changes from now on; it ends when the session is closed.
@@ -168,11 +160,7 @@ class StateMachine(States):
         change = StateChange(self._state, state, why, datetime.now(UTC))
         self._state = state
         self._changes.append(change)
-        for listener in list(self._listeners.values()):
-            try:
-                listener(change)
-            except Exception:
-                log.exception("a listener to a session's state has failed")
+        self._listeners.tell(change)
         return change
 
     def fail(self, error: BaseException) -> None:

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Final, Self
 
 from sandboxkit.errors import BudgetExceededError
+from sandboxkit.listeners import Listeners
 from sandboxkit.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ class Meter:
 
     def __init__(self, prices: Mapping[str, Price] | None = None) -> None:
         self._prices = dict(prices or {})
-        self._listeners: list[Callable[[ModelCall], None]] = []
+        self._listeners = Listeners[ModelCall]("session.meter")
         self._followers: set[Calls] = set()
         self._closed = False
         self.calls: deque[ModelCall] = deque(maxlen=_KEPT)
@@ -187,8 +188,7 @@ class Meter:
 
     def listen(self, listener: Callable[[ModelCall], None]) -> Callable[[], None]:
         """Call `listener` with each call that has ended; the result stops that."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        return self._listeners.add(listener)
 
     def follow(self) -> Calls:
         """The calls from now on, each when it has ended: `async for call in meter.follow()`.
@@ -218,11 +218,7 @@ class Meter:
             self.by_model[call.model] = self.by_model.get(call.model, Sum()).plus(call)
         for follower in list(self._followers):
             follower.put(call)
-        for listener in list(self._listeners):
-            try:
-                listener(call)
-            except Exception:
-                log.exception("a listener of the meter failed")
+        self._listeners.tell(call)
 
     def cost(self, model: str | None, provider: str, usage: Usage) -> float | None:
         """What so many tokens of a model cost; None where its price is not known."""
