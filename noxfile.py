@@ -19,7 +19,7 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 SOURCES = ("src", "tests", "examples", "benchmarks", "noxfile.py")
 CLOUDS = ("e2b", "modal", "daytona")  # tests/live has a file for each
 BACKENDS = ("docker", *CLOUDS)
-QUICK = "not slow and not live and not clouds"
+QUICK = "not slow and not chaos and not live and not clouds"
 # Most tests wait for the engine most of the time. `-- -n 0` runs them in one process.
 SHARED = ("--dist", "loadfile", "--no-loadscope-reorder", "-n", "4")
 MOST_LINES = {"src/sandboxkit/providers": 400, "src": 500}  # the first that fits counts
@@ -75,7 +75,9 @@ def tests(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """The long proofs: hundreds of cancellations, large floods, cut connections."""
     install(session, "test")
-    session.run("pytest", "-m", "slow and not live and not clouds", *SHARED, *session.posargs)
+    session.run(
+        "pytest", "-m", "slow and not chaos and not live and not clouds", *SHARED, *session.posargs
+    )
 
 
 @nox.session
@@ -83,7 +85,16 @@ def clouds(session: nox.Session) -> None:
     """E2B, Modal and Daytona: their unmodified SDKs, over the wire, on emulated services."""
     install(session, "test")
     fewer = ("-n", "3")  # an emulated cloud computes more
-    session.run("pytest", "-m", "clouds and not live", *SHARED, *fewer, *session.posargs)
+    session.run(
+        "pytest", "-m", "clouds and not chaos and not live", *SHARED, *fewer, *session.posargs
+    )
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Hundreds of sessions and of hosts killed at random moments, on every backend."""
+    install(session, "test")
+    session.run("pytest", "-m", "chaos and not live", *SHARED, "-rP", *session.posargs)
 
 
 @nox.session

@@ -154,9 +154,11 @@ async def test_a_host_is_killed_and_the_rest_of_the_turn_comes_once(
     await one_round(sandbox, tmp_path, [0.4])
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    "seed",
+    [pytest.param(n, marks=pytest.mark.slow if n < 3 else pytest.mark.chaos) for n in range(20)],
+)
 async def test_hosts_are_killed_at_any_moment(sandbox: Sandbox, tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     delays = [chance.uniform(0, 2.5) for _ in range(chance.randint(1, 2))]

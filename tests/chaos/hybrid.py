@@ -52,10 +52,12 @@ def conversation(request: ModelRequest) -> list[tuple[str, str]]:
 def answer(request: ModelRequest) -> Reply:
     """Some work on the files, and then a text of which there is no other."""
     _, token = conversation(request)[-1]
-    if request.tool_results:
+    command = WORK.format(number=token.partition("-")[2])
+    blocks = (block for message in request.messages for block in message.content)
+    # The results alone do not tell: those of a turn that was killed stand before the next prompt.
+    if any(block.type == "tool_use" and block.input == {"command": command} for block in blocks):
         return Reply([say(f"answer {token};")], pause_s=0.05)
     name = next(tool for tool in request.tools if tool.lower() == "bash")
-    command = WORK.format(number=token.partition("-")[2])
     return Reply([call(name, command=command)])
 
 

@@ -73,18 +73,24 @@ async def test_six_sessions(engine: str, tmp_path: Path, monkeypatch: pytest.Mon
     await nothing_is_left("docker", lambda: living(engine), monkeypatch)
 
 
-@pytest.mark.slow
-async def test_a_hundred_sessions(
-    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("batches", "with_cli"),
+    [
+        pytest.param(1, 0, marks=pytest.mark.slow),
+        pytest.param(9, 2, marks=pytest.mark.chaos, id="a hundred"),
+    ],
+)
+async def test_many_sessions(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int, with_cli: int
 ) -> None:
     tally = Tally()
-    for _ in range(9):
+    for _ in range(batches):
         await disturbed(engine, tmp_path, tally, agent="messages", sessions=10, faults=8)
-    for _ in range(2):
+    for _ in range(with_cli):
         await disturbed(engine, tmp_path, tally, agent="claude-code", sessions=5, faults=6)
     print(tally)  # noqa: T201 - `pytest -rP` shows it
-    assert tally.sessions == 100
-    assert tally.resumed > 50
+    assert tally.sessions == 10 * batches + 5 * with_cli
+    assert tally.resumed > tally.sessions // 2
     await nothing_is_left("docker", lambda: living(engine), monkeypatch)
 
 

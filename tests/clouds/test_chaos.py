@@ -17,9 +17,8 @@ from tests.clouds.test_creating import name_of
 from tests.emulators import faults
 from tests.emulators.emulator import Emulator
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-BATCHES = 3  # of five sessions
 CREATES = 2  # that an outage refuses
 
 
@@ -61,10 +60,14 @@ async def chaos(
     print(name, agent, tally)  # noqa: T201 - `pytest -rP` shows it
 
 
-async def test_messages(cloud: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    await chaos(cloud, tmp_path, monkeypatch, "messages", BATCHES)
+@pytest.mark.parametrize("batches", [1, pytest.param(20, marks=pytest.mark.chaos, id="a hundred")])
+async def test_messages(
+    cloud: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int
+) -> None:
+    await chaos(cloud, tmp_path, monkeypatch, "messages", batches)
 
 
+@pytest.mark.chaos
 async def test_claude_code(
     cloud: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,21 +62,17 @@ async def two(tmp_path: Path, *, machines: bool) -> list[Host]:
     return list(await asyncio.gather(*(Host.start("docker", state=state) for state in states)))
 
 
-@pytest.mark.parametrize("machines", [False, True], ids=["processes", "machines"])
-async def test_two_at_once(provider: DockerProvider, tmp_path: Path, machines: bool) -> None:
-    hosts = await two(tmp_path, machines=machines)
-    await rounds(provider, hosts, 2)
-    assert [await host.end() for host in hosts] == [0, 0]
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("machines", [False, True], ids=["processes", "machines"])
-async def test_two_at_once_a_hundred_times(
-    provider: DockerProvider, tmp_path: Path, machines: bool
+@pytest.mark.parametrize(
+    "times",
+    [2, pytest.param(20, marks=pytest.mark.slow), pytest.param(100, marks=pytest.mark.chaos)],
+)
+async def test_two_at_once(
+    provider: DockerProvider, tmp_path: Path, machines: bool, times: int
 ) -> None:
     hosts = await two(tmp_path, machines=machines)
-    await rounds(provider, hosts, 100)
+    await rounds(provider, hosts, times)
     assert [await host.end() for host in hosts] == [0, 0]
 
 

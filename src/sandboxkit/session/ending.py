@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from sandboxkit.errors import SandboxError
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from sandboxkit.gateway.model.account import Account
     from sandboxkit.sandbox import Sandbox
     from sandboxkit.session.body import Body
@@ -58,9 +60,10 @@ class Ending:
         try:
             if self._idling.asleep == "pause" and machine is not None:
                 await self._thaw(machine)
-            await (self._dialogue.aclose() if self.keep_s is None else self._dialogue.detach())
-            if keeping is not None:
-                unsaved = await keeping.end()
+            with self._awake(machine):
+                await (self._dialogue.aclose() if self.keep_s is None else self._dialogue.detach())
+                if keeping is not None:
+                    unsaved = await keeping.end()
         finally:
             if self._lasting is not None:
                 await self._lasting.close(self.keep_s, for_good=self.for_good)
@@ -72,6 +75,15 @@ class Ending:
             if keeping is not None:
                 await keeping.close(unsaved)
         return unsaved
+
+    @contextlib.contextmanager
+    def _awake(self, machine: Sandbox | None) -> Generator[None]:
+        """Nobody puts it to sleep any more, and it shall not end as idle while it is saved."""
+        with contextlib.ExitStack() as held:
+            if machine is not None and self._idling.asleep is None:
+                with contextlib.suppress(SandboxError):  # it is lost: the save will say so
+                    held.enter_context(machine.activity.hold())
+            yield
 
     async def _thaw(self, machine: Sandbox) -> None:
         """Nothing in a paused machine could answer: it is ended first, or goes on."""
