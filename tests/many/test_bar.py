@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -70,7 +71,7 @@ def run_on_terminal(program: str) -> str:
 
 def test_on_a_terminal_it_is_at_the_foot() -> None:
     shown = run_on_terminal(PROGRAM)
-    assert "7 running" in shown
+    assert re.search(r"\d running", shown)  # how many are shown is a matter of moments
     last = shown[shown.rindex("7/7, 1 failed") :]
     assert "got" not in last
     assert all(f"got {number}\r\n" in shown for number in range(7))
