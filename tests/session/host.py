@@ -82,8 +82,8 @@ class Host:
     async def kill(self) -> None:
         if self.process.returncode is None:
             self.process.kill()
-        while self.process.returncode is None:  # `wait` waits for whoever else has its pipes, too
-            await asyncio.sleep(0.01)
+        await self.process.wait()
+        await asyncio.sleep(0)  # its pipes are closed
 
     async def end(self) -> int:
         """Let it leave by itself."""

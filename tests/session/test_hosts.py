@@ -102,10 +102,11 @@ asyncio.run(hold())
         waiting = asyncio.ensure_future(wait())
         done, _ = await asyncio.wait({waiting}, timeout=0.5)
         assert not done
-        await holder.kill()
+        holder.process.kill()
         assert await asyncio.wait_for(waiting, 30) == ""
     finally:
         os.kill(child, signal.SIGKILL)
+        await holder.process.communicate()  # ends when nobody has its pipes any more
 
 
 KILLED = {
