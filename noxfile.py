@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -20,8 +21,9 @@ SOURCES = ("src", "tests", "examples", "benchmarks", "noxfile.py")
 CLOUDS = ("e2b", "modal", "daytona")  # tests/live has a file for each
 BACKENDS = ("docker", *CLOUDS)
 QUICK = "not slow and not chaos and not live and not clouds"
+AGAIN = ("--reruns", "1") if os.environ.get("SANDBOXKIT_TESTS_AGAIN") else ()
 # Most tests wait for the engine most of the time. `-- -n 0` runs them in one process.
-SHARED = ("--dist", "loadfile", "--no-loadscope-reorder", "-n", "4")
+SHARED = ("--dist", "loadfile", "--no-loadscope-reorder", "-n", "4", *AGAIN)
 MOST_LINES = {"src/sandboxkit/providers": 400, "src": 500}  # the first that fits counts
 
 SMOKE = """
