@@ -93,17 +93,13 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:
                 task.exception()
 
 
-async def apart(function: Callable[..., T], *arguments: object) -> T:
-    """Run what may block for ever in a thread that the end of the program does not wait for.
-
-    Cancelling leaves the thread to itself. An `OSError` of the function is raised; it must
-    raise nothing else.
-    """
+def answered(job: Callable[[], T]) -> tuple[asyncio.Future[T], Callable[[], None]]:
+    """A future of the running loop, and what does the job in another thread and settles it."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.cancelled():
+    def settle(result: T | None, error: Exception | None) -> None:
+        if future.done():
             return
         if error is not None:
             future.set_exception(error)
@@ -113,11 +109,20 @@ async def apart(function: Callable[..., T], *arguments: object) -> T:
     def work() -> None:
         result, failure = None, None
         try:
-            result = function(*arguments)
-        except OSError as error:
+            result = job()
+        except Exception as error:  # noqa: BLE001 - whoever waits is told
             failure = error
         with contextlib.suppress(RuntimeError):  # the loop is gone
             loop.call_soon_threadsafe(settle, result, failure)
 
+    return future, work
+
+
+async def apart(function: Callable[..., T], *arguments: object) -> T:
+    """Run what may block for ever in a thread that the end of the program does not wait for.
+
+    Cancelling leaves the thread to itself. What the function raises is raised.
+    """
+    future, work = answered(lambda: function(*arguments))
     threading.Thread(target=work, daemon=True).start()
     return await future

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import anyio
+
+from sandboxkit.concurrency import answered
 
 T = TypeVar("T")
 
@@ -42,26 +43,7 @@ class Worker:
         """
         if self._hangs(wait_s):
             raise TimeoutError
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-
-        def settle(result: T | None, error: Exception | None) -> None:
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(cast("T", result))
-
-        def work() -> None:
-            result, failure = None, None
-            try:
-                result = job()
-            except Exception as error:  # noqa: BLE001 - whoever waits is told
-                failure = error
-            with contextlib.suppress(RuntimeError):  # the loop is gone
-                loop.call_soon_threadsafe(settle, result, failure)
-
+        future, work = answered(job)
         self._put(work)
         with anyio.fail_after(wait_s):
             return await future

@@ -20,6 +20,7 @@ import anyio.to_thread
 
 from sandboxkit.concurrency import obtain, run_to_end
 from sandboxkit.journal.journal import VARIABLE
+from sandboxkit.state_directory import state_directory
 
 log = logging.getLogger(__name__)
 
@@ -134,9 +135,7 @@ def _directory() -> Path:
     chosen = os.environ.get(VARIABLE, "")
     if chosen and chosen != "off":
         return Path(chosen + ".names").expanduser().absolute()
-    state = os.environ.get("XDG_STATE_HOME")
-    base = Path(state) if state else Path.home() / ".local" / "state"
-    return base / "sandboxkit" / "names"
+    return state_directory() / "names"
 
 
 def _forget() -> None:
