@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from anyio import to_thread
 
-from sandboxkit.errors import ProviderUnavailableError, SandboxNotFoundError
+from sandboxkit.errors import ProviderUnavailableError, SandboxDiedError, SandboxNotFoundError
 from sandboxkit.providers.base import (
     ByteChannel,
     Capabilities,
@@ -139,7 +139,10 @@ class FolderHandle(SandboxHandle):
         self.info = info
 
     async def spawn(self, command: Command) -> Guest:
-        return Guest(await to_thread.run_sync(self._provider.guest, self.info.id))
+        says = await to_thread.run_sync(self._provider.guest, self.info.id)
+        if says == "gone":
+            raise SandboxDiedError("The machine has ended.")
+        return Guest(says)
 
     async def destroy(self) -> None:
         await to_thread.run_sync(self._provider.remove, self.info.id)

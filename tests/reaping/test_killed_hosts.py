@@ -71,10 +71,14 @@ async def test_while_the_guest_is_on_its_way(folder: FolderProvider, host: Host)
     assert folder.ids() == set()
 
 
-async def test_without_a_guest_there_is_nobody_to_ask(folder: FolderProvider, host: Host) -> None:
+@pytest.mark.parametrize("guest", ["no_python", "gone"])
+async def test_without_a_guest_there_is_nobody_to_ask(
+    folder: FolderProvider, host: Host, guest: str
+) -> None:
+    """Nor in a machine that has ended, and is listed none the less."""
     assert await host(f"provider.after_create = die; {CREATE}") == KILLED
     (key,) = folder.ids()
-    folder.change(key, guest="no_python")
+    folder.change(key, guest=guest)
     assert await actions(folder) == [("removed", "its host is gone")]
 
 

@@ -175,7 +175,7 @@ async def test_a_named_and_paused_one_of_another_machine(folder: FolderProvider)
 # those of other machines
 
 
-@pytest.mark.parametrize("guest", ["living", "unknown", "absent", "no_python"])
+@pytest.mark.parametrize("guest", ["living", "unknown", "absent", "no_python", "gone"])
 async def test_another_machines_is_left_alone(folder: FolderProvider, guest: str) -> None:
     folder.now = datetime.now(UTC)
     key = foreign(folder, owner_name="b@other", guest=guest)
@@ -184,7 +184,7 @@ async def test_another_machines_is_left_alone(folder: FolderProvider, guest: str
     assert folder.looked == [key]
 
 
-@pytest.mark.parametrize("guest", ["living", "unknown", "no_python"])
+@pytest.mark.parametrize("guest", ["living", "unknown", "no_python", "gone"])
 async def test_however_old_what_may_be_in_use_is_left_alone(
     folder: FolderProvider, guest: str
 ) -> None:

@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 Seen = Literal["living", "ended", "absent", "no_python", "gone", "unknown"]
 """`living`: a guest that a host holds, or whose lease still runs. `ended`: it has ended since.
-`absent`: there was none. `no_python`: there cannot be one. `gone`: so is the sandbox."""
+`absent`: there was none. `no_python`: there cannot be one. `gone`: so is the sandbox, or the
+machine of one that the backend still lists."""
 
 _LOOK_S: Final = 20.0
 _MOST: Final = 64 * 1024

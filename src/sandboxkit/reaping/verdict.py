@@ -44,7 +44,6 @@ _STILL: Final[Mapping[str, tuple[str, str]]] = {
 _SEEN: Final[Mapping[Seen, Verdict]] = {
     "living": Verdict("keep", "a host holds it, or its lease still runs"),
     "ended": Verdict("remove", "no host has held it for the length of its lease"),
-    "gone": Verdict("keep", "it has just ended by itself"),
     "unknown": Verdict("keep", "it cannot be asked whether a host holds it"),
 }
 
@@ -147,6 +146,8 @@ def after_look(info: SandboxInfo, row: Row | None, times: Times, seen: Seen) -> 
         return Verdict("remove", "its host is gone")
     if seen == "absent" and lease_is_long_past(info, times):
         return Verdict("remove", "no host has ever used it, and its lease is long past")
+    if seen == "gone":
+        return Verdict("keep", "it has just ended by itself")
     return Verdict("keep", "it does not tell whether another machine uses it")
 
 
