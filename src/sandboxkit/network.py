@@ -9,25 +9,22 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-import anyio
-import anyio.to_thread
-
 from sandboxkit.channel.client import GuestClient
 from sandboxkit.channel.fallback import Fallback
-from sandboxkit.channel.tunnels import reverse
 from sandboxkit.concurrency import cancel_and_wait, run_to_end
 from sandboxkit.errors import SandboxClosedError, UnsupportedError
 from sandboxkit.gateway import environment
 from sandboxkit.gateway.secrets import Secret, check_secrets
 from sandboxkit.gateway.settings import Gateway, check_installed
 from sandboxkit.listeners import Listeners
+from sandboxkit.outlet import Outlet, open_outlet
 from sandboxkit.providers.info import Difference, Effective, SandboxInfo
 from sandboxkit.spec import NETWORK_LABEL, NetworkPolicy
-from sandboxkit.trust import install
 
 if TYPE_CHECKING:
     from sandboxkit.gateway.decisions import Decision
     from sandboxkit.gateway.egress import Egress, Traffic
+    from sandboxkit.gateway.way import Way
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +63,8 @@ class Network:
     """The network of one sandbox, as `sandbox.network`.
 
     With a policy of `NetworkPolicy.allow`, an `Egress` on this machine is the only way
-    out, and the sandbox reaches it on its loopback through the channel. It ends with
-    the sandbox, or when this host lets go of it.
+    out, and the sandbox reaches it on its loopback through the channel. When this host lets
+    go of the sandbox, or dies, connections to it wait there for the next host that keeps a list.
 
     Args:
         policy: What is in force at the beginning.
@@ -92,9 +89,7 @@ class Network:
         self._theirs = env
         self._owner = owner
         self._ours: dict[str, str] = {}
-        self._egress: Egress | None = None
-        self._inside: int | None = None  # where the tunnel to it listens in the sandbox
-        self._open = contextlib.AsyncExitStack()
+        self._outlet: Outlet | None = None
         self._changing = asyncio.Lock()
         self._closed = False
         self._watch: asyncio.Task[None] | None = None
@@ -103,6 +98,10 @@ class Network:
 
     def __repr__(self) -> str:
         return f"<Network {self._policy.mode} {list(self._policy.hosts)}>"
+
+    @property
+    def _egress(self) -> Egress | None:
+        return None if self._outlet is None else self._outlet.egress
 
     @property
     def policy(self) -> NetworkPolicy:
@@ -122,14 +121,15 @@ class Network:
     @property
     def ports(self) -> tuple[int, int] | None:
         """Where the way out listens: on this machine, and in the sandbox; None where it is none."""
-        if self._egress is None or self._inside is None or self._closed:
+        if self._outlet is None or self._closed:
             return None
-        return self._egress.port, self._inside
+        return self._outlet.egress.port, self._outlet.port
 
     def hidden(self) -> dict[str, str]:
-        """Values that no log may show, by name: those of secrets, and the way out's password."""
+        """Values that no log may show, by name: those of secrets, and the way out's passwords."""
         found = {each.name: each.last for each in self._outside.secrets if each.last is not None}
-        return found if self._egress is None else {**found, "token": self._egress.token}
+        tokens = sorted(self._egress.tokens) if self._egress is not None else ()
+        return {**found, **{f"token {at}": token for at, token in enumerate(tokens)}}
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -238,22 +238,26 @@ class Network:
         if self._policy.by_gateway:
             await self._begin(self._policy)
 
+    async def inherit(self) -> None:
+        """Serve the programs, too, that know the way out of a host that is gone.
+
+        Raises:
+            SandboxError: The sandbox has ended.
+        """
+        async with self._changing:
+            if self._outlet is not None and not self._closed:
+                await self._outlet.inherit()
+
     async def _begin(self, policy: NetworkPolicy) -> None:
         if not isinstance(self._channel, GuestClient):
             raise no_way_out()
-        async with contextlib.AsyncExitStack() as undo:
-            make = (self._outside.gateway or Gateway()).egress
-            egress = await anyio.to_thread.run_sync(make, policy, self._outside.secrets, self._tell)
-            await undo.enter_async_context(egress)
-            tunnel = reverse(self._channel, 0, "127.0.0.1", egress.port, passive=True)
-            address = await undo.enter_async_context(tunnel)
-            env = environment.proxy_environment(address.port, egress.token)
-            if egress.ca_pem is not None:
-                bundle = await install(self._channel, egress.ca_pem, self._owner)
-                env |= environment.trust_environment(bundle) | egress.placeholders
-            self._ours = environment.without(env, self._theirs)
-            self._egress, self._inside = egress, address.port
-            self._open = undo.pop_all()
+
+        def make(left: Way | None) -> Egress:
+            gateway = self._outside.gateway or Gateway()
+            return gateway.egress(policy, self._outside.secrets, self._tell, left)
+
+        self._outlet = await open_outlet(self._channel, make, self._owner)
+        self._ours = environment.without(self._outlet.env, self._theirs)
         self._watch = asyncio.create_task(self._end_with(self._channel), name="sandboxkit-egress")
 
     async def _end_with(self, client: GuestClient) -> None:
@@ -265,7 +269,8 @@ class Network:
             self._closed = True
             for queue in self._waiting:
                 queue.put_nowait(None)
-            await self._open.pop_all().aclose()
+            if self._outlet is not None:
+                await self._outlet.aclose()
 
     async def aclose(self) -> None:
         """Close the way out; the sandbox has none after that. Idempotent, bounded."""

@@ -147,9 +147,8 @@ class Sandbox:
         Args:
             provider: The backend.
             sandbox_id: Its id.
-            network: The policy that this host keeps for it. A list of hosts that another
-                host has kept does not go on by itself: without one of its own there is no
-                way out, and `info.differences` says so.
+            network: The policy that this host keeps for it. The list of another host does
+                not go on by itself: without one there is no way out (`info.differences`).
             secrets: As for `create`; so is `gateway`.
             gateway: See `create`.
 
@@ -305,7 +304,7 @@ class Sandbox:
 
         Its output continues where that host had acknowledged it. A host is taken for dead when
         its connection has been lost for 3 s, or it has said nothing for 30 s; if it comes
-        back, its process is lost to it (`ProcessTakenError`).
+        back, its process is lost to it (`ProcessTakenError`). Its network is this host's now.
 
         Args:
             process_id: The process.
@@ -315,7 +314,8 @@ class Sandbox:
             ExecStartError: There is no detached process of this id; code `not_found`.
             ProcessHeldError: A host that lives has it. To know this may take 10 s.
         """
-        return await adopt(self._client(), process_id, by_hand=acknowledge == "by_hand")
+        by_hand = acknowledge == "by_hand"
+        return await adopt(self._client(), process_id, self.network.inherit, by_hand=by_hand)
 
     async def processes(self) -> list[ProcessInfo]:
         """The processes that were started here and are not forgotten, by whatever host."""

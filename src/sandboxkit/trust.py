@@ -22,7 +22,9 @@ _SYSTEM: Final = (
 _LONGEST: Final = 8 * 1024**2
 
 
-async def install(client: GuestClient, ca_pem: bytes, owner: str | None) -> str:
+async def install(
+    client: GuestClient, ca_pem: bytes, owner: str | None, left: str | None = None
+) -> str:
     """Write a bundle into the sandbox: what it trusts already, and one certificate.
 
     It lies where the sandbox's user cannot change it, if there is such a place.
@@ -31,6 +33,7 @@ async def install(client: GuestClient, ca_pem: bytes, owner: str | None) -> str:
         client: The way into the sandbox.
         ca_pem: The certificate.
         owner: Who may write where the sandbox's user cannot; None if nobody.
+        left: The name of the file of a host that is gone: this one takes its place.
 
     Returns:
         The path in the sandbox.
@@ -39,7 +42,8 @@ async def install(client: GuestClient, ca_pem: bytes, owner: str | None) -> str:
         UnsupportedError: There is no place for it.
     """
     bundle = await _trusted(Files(lambda: client)) + b"\n" + ca_pem
-    name = f"ca-{secrets.token_hex(4)}.pem"  # another host may have one here as well
+    name = left or f"ca-{secrets.token_hex(4)}.pem"  # another host may have one here as well
+    fresh = left is None
     home = client.welcome.get("home")
     places: list[tuple[str | None, str]] = [(None, f"{home}/.sandboxkit/{name}")]
     if owner is not None:
@@ -47,7 +51,7 @@ async def install(client: GuestClient, ca_pem: bytes, owner: str | None) -> str:
     reason = "no place"
     for user, path in places:
         try:
-            await Files(lambda: client, user=user).write(path, bundle, mode=0o644, exclusive=True)
+            await Files(lambda: client, user=user).write(path, bundle, mode=0o644, exclusive=fresh)
             await Files(lambda: client).stat(path)  # whether its user can see it there
         except FileError as error:
             reason = error.message

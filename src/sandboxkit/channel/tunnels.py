@@ -171,6 +171,14 @@ async def reverse(
 class Listening:
     """A port in the sandbox on which the guest listens, for as long as it can be had.
 
+    Args:
+        client: The way into the sandbox.
+        host: Where connections go on this side.
+        host_port: Likewise.
+        passive: Whether its connections are no activity.
+        keep: See the attribute. Where this is False at first, it stays so.
+        note: What the next host finds with a port that is kept: see `list_ports`.
+
     Attributes:
         port: Its number in the sandbox.
         keep: Whether the guest goes on listening without this host.
@@ -184,9 +192,10 @@ class Listening:
         *,
         passive: bool = False,
         keep: bool = False,
+        note: str = "",
     ) -> None:
         self._client, self._host, self._host_port = client, host, host_port
-        self._passive = passive
+        self._passive, self._note = passive, note
         self._detach = self.keep = keep
         self.port = 0
         self._tasks = _Tasks()
@@ -213,11 +222,13 @@ class Listening:
         await self._tasks.aclose()
 
     def _listen(self, port: int) -> RemoteChannel:
-        request = {"op": "listen", "host": "127.0.0.1", "port": port}
+        request: dict[str, object] = {"op": "listen", "host": "127.0.0.1", "port": port}
         if self._passive:
             request["passive"] = True
         if self._detach:
             request["detach"] = True
+        if self._note:
+            request["note"] = self._note
         self._listener = self._client.channel(
             request,
             on_accept=lambda channel: self._tasks.start(self._serve(channel)),

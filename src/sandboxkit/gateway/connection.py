@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import h11
@@ -46,7 +46,7 @@ class Connection:
 
     Args:
         gate: The way out.
-        token: The token of the session.
+        tokens: The tokens of the session.
         streams: The client's connection.
         moved: Called with the bytes from the client and to it, each time.
         termination: The hosts towards which secrets go; None if there are none.
@@ -59,7 +59,7 @@ class Connection:
     def __init__(
         self,
         gate: Gate,
-        token: str,
+        tokens: Iterable[str],
         streams: Streams,
         moved: Callable[[int, int], None],
         termination: Termination | None,
@@ -68,7 +68,7 @@ class Connection:
         self.active = asyncio.get_running_loop().time()
         self._gate, self._termination, self._count = gate, termination, moved
         self._reader, self._writer = streams
-        self._credentials = base64.b64encode(f"sandboxkit:{token}".encode())
+        self._credentials = [base64.b64encode(f"sandboxkit:{each}".encode()) for each in tokens]
         self._client = Side(h11.SERVER, *streams, gate.limits, self._moved)
         self._server: _Server | None = None
         self._method = ""
@@ -123,8 +123,8 @@ class Connection:
     def _authorise(self, request: h11.Request) -> None:
         given = [value for name, value in request.headers if name == b"proxy-authorization"]
         scheme, _, credentials = (given[0] if len(given) == 1 else b"").partition(b" ")
-        right = hmac.compare_digest(credentials.strip(), self._credentials)
-        if scheme.lower() != b"basic" or not right:
+        right = [hmac.compare_digest(credentials.strip(), each) for each in self._credentials]
+        if scheme.lower() != b"basic" or not any(right):
             message = "the proxy takes the token of this session only, as the password"
             raise Refusal(407, "credentials", message)
 

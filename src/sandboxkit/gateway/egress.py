@@ -23,6 +23,7 @@ from sandboxkit.spec import NetworkPolicy
 
 if TYPE_CHECKING:
     from sandboxkit.gateway.secrets import Secret
+    from sandboxkit.gateway.way import Way
 
 _CLOSE_S = 10.0
 _BUSY = Refusal(503, "too_many_connections", "this session has too many connections open")
@@ -69,6 +70,7 @@ class Egress:
         trust: Whom the gateway trusts where it speaks TLS itself; the system's
             certificates by default.
         limits: The bounds.
+        left: The way out of an earlier host, which this one takes the place of.
 
     Attributes:
         token: The password for this proxy; it is worth nothing after the block.
@@ -85,15 +87,18 @@ class Egress:
         secrets: Sequence[Secret] = (),
         trust: SSLContext | None = None,
         limits: Limits | None = None,
+        left: Way | None = None,
     ) -> None:
         limits = limits or Limits()
-        self.token = random.token_urlsafe(24)
+        self.token = random.token_urlsafe(24) if left is None else left.token
+        self._tokens = {self.token}
         self.traffic = Traffic()
         self._limits = limits
         self._log = Log(limits.decisions, on_decision)
         self._resolver = Resolver(limits, resolve, dial)
         self._gate = Gate(Rules(policy), self._resolver, self._log, limits)
-        self._termination = Termination(secrets, trust, limits) if secrets else None
+        known = {} if left is None else left.placeholders
+        self._termination = Termination(secrets, trust, limits, known) if secrets else None
         self._connections: dict[Connection, asyncio.Task[None]] = {}
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -139,6 +144,11 @@ class Egress:
         return int(self._server.sockets[0].getsockname()[1])
 
     @property
+    def tokens(self) -> frozenset[str]:
+        """The passwords for this proxy: `token`, and those of the hosts before this one."""
+        return frozenset(self._tokens)
+
+    @property
     def policy(self) -> NetworkPolicy:
         """The policy in force."""
         return self._gate.rules.policy
@@ -157,6 +167,12 @@ class Egress:
     def ca_pem(self) -> bytes | None:
         """The certificate that the sandbox must trust; None where there are no secrets."""
         return None if self._termination is None else self._termination.ca_pem
+
+    def admit(self, way: Way) -> None:
+        """Let those in, too, who know the way out of an earlier host."""
+        self._tokens.add(way.token)
+        if self._termination is not None:
+            self._termination.admit(way.placeholders)
 
     def change(self, policy: NetworkPolicy) -> None:
         """Put another policy in force.
@@ -179,7 +195,7 @@ class Egress:
             return
         self.traffic.connections += 1
         connection = Connection(
-            self._gate, self.token, (reader, writer), self.traffic.moved, self._termination
+            self._gate, self._tokens, (reader, writer), self.traffic.moved, self._termination
         )
         task = asyncio.create_task(connection.run())
         self._connections[connection] = task

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sandboxkit.gateway.limits import Limits
     from sandboxkit.gateway.resolver import Dial, Resolve
     from sandboxkit.gateway.secrets import Secret
+    from sandboxkit.gateway.way import Way
     from sandboxkit.spec import NetworkPolicy
 
 
@@ -43,6 +44,7 @@ class Gateway:
         policy: NetworkPolicy,
         secrets: Sequence[Secret],
         on_decision: Callable[[Decision], None],
+        left: Way | None = None,
     ) -> Egress:
         """The egress proxy of one sandbox; it loads packages: call it in a worker thread.
 
@@ -60,6 +62,7 @@ class Gateway:
             secrets=secrets,
             trust=self.trust,
             limits=self.limits,
+            left=left,
         )
 
 

@@ -8,7 +8,7 @@ import binascii
 import secrets as random
 import ssl
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -32,18 +32,33 @@ class Termination:
 
     Args:
         secrets: The secrets; each gets a placeholder of its own, for this session.
+        left: The placeholders that an earlier host has given them, by the secrets' names.
         trust: How servers are verified; by the system's certificates if None.
         limits: The deadlines.
+
+    Attributes:
+        placeholders: The placeholder of each secret, by the secret's name.
 
     Raises:
         InvalidSpecError: Two secrets have the same name.
     """
 
-    def __init__(self, secrets: Sequence[Secret], trust: ssl.SSLContext | None, limits: Limits):
-        if len({secret.name for secret in secrets}) != len(secrets):
+    def __init__(
+        self,
+        secrets: Sequence[Secret],
+        trust: ssl.SSLContext | None,
+        limits: Limits,
+        left: Mapping[str, str],
+    ) -> None:
+        self._by_name = {secret.name: secret for secret in secrets}
+        if len(self._by_name) != len(secrets):
             raise InvalidSpecError("two secrets have the same name")
         self._limits, self._trust = limits, trust
-        self._secrets = {_PREFIX + random.token_hex(16): secret for secret in secrets}
+        self.placeholders = {
+            name: left.get(name) or _PREFIX + random.token_hex(16) for name in self._by_name
+        }
+        self._secrets: dict[str, Secret] = {}
+        self.admit(self.placeholders)
         self._revealed: dict[bytes, bytes] = {}  # the last value of each placeholder
         self._contexts: OrderedDict[str, ssl.SSLContext] = OrderedDict()
         self._made: Authority | None = None
@@ -66,10 +81,10 @@ class Termination:
         rules = tuple(rule for secret in self._secrets.values() for rule in secret.rules)
         return Authority(rules), trust
 
-    @property
-    def placeholders(self) -> dict[str, str]:
-        """The placeholder of each secret, by the secret's name."""
-        return {secret.name: placeholder for placeholder, secret in self._secrets.items()}
+    def admit(self, placeholders: Mapping[str, str]) -> None:
+        """Know the secrets by these placeholders as well, as far as they are secrets here."""
+        known = placeholders.keys() & self._by_name.keys()
+        self._secrets |= {placeholders[name]: self._by_name[name] for name in known}
 
     @property
     def ca_pem(self) -> bytes:

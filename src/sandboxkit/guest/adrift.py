@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from .channels import Channel, Client, Taken, failure
 from .loop import Loop
@@ -82,14 +82,33 @@ class Adrift:
         taken = None if left is None else left.give()
         return Listener(client, number, self._loop, request, taken)
 
-    def _left_listening(self, port: int) -> Optional[Listener]:
+    def ports(self, asking: Client) -> List[Dict[str, Any]]:
+        """The detached ones of others that have a note: which may be had, or may soon."""
+        left: List[Tuple[Optional[Client], Listener]] = [
+            (None, listener) for listener in self._listeners.values()
+        ]
+        return [
+            {
+                "port": listener.port,
+                "note": listener.note,
+                "free": holder is None or holder.gone,
+                "connected": holder is not None and holder.link is not None,
+            }
+            for holder, listener in [*left, *self._held_ports()]
+            if listener.note and holder is not asking
+        ][-_NOTES_SHOWN:]
+
+    def _held_ports(self) -> Iterator[Tuple[Client, Listener]]:
         for holder in list(self._clients.values()):
             for channel in list(holder.channels.values()):
-                if not isinstance(channel, Listener) or channel.port != port:
-                    continue
-                if channel.detach and holder.gone:
-                    self._take(holder, channel)
-                    return channel
+                if isinstance(channel, Listener) and channel.detach:
+                    yield holder, channel
+
+    def _left_listening(self, port: int) -> Optional[Listener]:
+        for holder, listener in self._held_ports():
+            if listener.port == port and holder.gone:
+                self._take(holder, listener)
+                return listener
         return None
 
     def _take(self, holder: Client, channel: Channel) -> None:

@@ -21,7 +21,6 @@ _SWEEP_S = 0.02  # between two looks for what still lives after a kill
 _SWEEPS = 150
 _DETACHED_KEEP = wire.WINDOW // 2  # bytes of output kept while nobody is connected
 _OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
-_MAX_NOTE = 16 * 1024  # characters
 _MAX_MARK = 8 * 1024  # bytes
 _EOT = b"\x04"  # end of input, typed on a terminal
 
@@ -71,7 +70,7 @@ class Program(Child):
         self.id = "%s-%d" % (client.token[:16], number)
         self.detach = bool(request.get("detach"))
         self._lossless = bool(request.get("lossless"))  # its stdout waits for a host
-        self.note = _checked(request.get("note"))
+        self.note = spawn.checked_note(request.get("note"))
         self._marks: Dict[str, str] = {}
         self._whole = True  # no line of its input is half written
         self.argv: List[str] = request["argv"]
@@ -184,7 +183,7 @@ class Program(Child):
         elif "kill" in value:
             self._kill(float(value["kill"]))
         elif "note" in value:
-            self.note = _checked(value["note"])
+            self.note = spawn.checked_note(value["note"])
             self.say_return({})
         else:
             super().call(value)
@@ -268,12 +267,6 @@ class FileOperation(Child):
         self._worker = None
         for source in self.sources.values():
             source.close()
-
-
-def _checked(note: Any) -> str:
-    if note is not None and (not isinstance(note, str) or len(note) > _MAX_NOTE):
-        raise spawn.StartError("failed", "a note is text of %d characters at most" % _MAX_NOTE)
-    return note or ""
 
 
 def _type_end(terminal: int) -> None:

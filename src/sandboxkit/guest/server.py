@@ -25,7 +25,7 @@ _TICK_S = 0.25  # how often leases are looked at
 _FROZEN_S = 5.0  # without a tick: the machine was paused, or has slept
 _FIRST_LEASE_S = 60.0  # for a host that has not said hello yet
 _FALLBACK_HOME = "/tmp"
-_UNNOTICED = ("extend", "health", "processes")  # what is no sign of activity
+_UNNOTICED = ("extend", "health", "ports", "processes")  # what is no sign of activity
 _MAX_NAME = 200  # characters of what a host calls itself
 
 
@@ -67,6 +67,7 @@ class Server:
         }
         self._answers: Dict[str, Callable[[Client, Dict[str, Any]], Dict[str, Any]]] = {
             "processes": lambda _host, _request: {"processes": self._adrift.processes()},
+            "ports": lambda host, _request: {"ports": self._adrift.ports(host)},
             "settings": self._change,
             "extend": self._extend,
             "health": self._health,

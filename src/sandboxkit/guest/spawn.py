@@ -31,6 +31,7 @@ _CODES = {
 }
 _MAX_UID = 2**32 - 2
 _MAX_USERS = 64  # that are remembered
+_MAX_NOTE = 16 * 1024  # characters
 
 
 class StartError(Exception):
@@ -39,6 +40,13 @@ class StartError(Exception):
     def __init__(self, code: str, message: str, number: Optional[int] = None) -> None:
         super().__init__(message)
         self.code, self.message, self.number = code, message, number
+
+
+def checked_note(note: Any) -> str:
+    """What a host notes for others, with what outlives it."""
+    if note is not None and (not isinstance(note, str) or len(note) > _MAX_NOTE):
+        raise StartError("failed", "a note is text of %d characters at most" % _MAX_NOTE)
+    return note or ""
 
 
 class User(NamedTuple):

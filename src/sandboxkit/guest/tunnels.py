@@ -12,7 +12,7 @@ from typing import Any, Dict, Optional
 from . import wire
 from .channels import MAX_CHANNELS, Channel, Client, Sink, Source, failure
 from .loop import Loop, Watch
-from .spawn import StartError
+from .spawn import StartError, checked_note
 
 _ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 
@@ -128,6 +128,7 @@ class Listener(Channel):
         super().__init__(client, number, loop)
         self._unnoticed = bool(request.get("passive"))
         self.detach = bool(request.get("detach"))
+        self.note = checked_note(request.get("note"))
         self._server = taken if taken is not None else _listening(request)
         self.port = int(self._server.getsockname()[1])
         self._watch = Watch(loop, os.dup(self._server.fileno()), on_readable=self._accept)

@@ -146,9 +146,8 @@ def after_look(info: SandboxInfo, row: Row | None, times: Times, seen: Seen) -> 
         return Verdict("remove", "its host is gone")
     if seen == "absent" and lease_is_long_past(info, times):
         return Verdict("remove", "no host has ever used it, and its lease is long past")
-    if seen == "gone":
-        return Verdict("keep", "it has just ended by itself")
-    return Verdict("keep", "it does not tell whether another machine uses it")
+    why = "it does not tell whether another machine uses it"
+    return Verdict("keep", "it has just ended by itself" if seen == "gone" else why)
 
 
 def is_orphan(row: Row | None) -> bool:
