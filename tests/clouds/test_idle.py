@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import Literal
 
 import anyio
 import pytest
 
+import sandboxkit as sk
 from sandboxkit.agents.claude_code import ClaudeCode
-from sandboxkit.errors import UnsupportedError
+from sandboxkit.errors import ImageError, UnsupportedError
 from sandboxkit.providers.registry import providers
 from sandboxkit.session import Session
 from sandboxkit.store import Store
@@ -65,3 +68,41 @@ async def test_it_sleeps_and_wakes(backend: Backend, how: How, tmp_path: Path) -
     for part in ("Name an instrument", "A violin.", "Which one?", '"one'):
         assert part in said
     assert await backend.alive() == set()
+
+
+HOST = """
+import asyncio, sys
+from sandboxkit.agents.messages import Messages
+from sandboxkit.session import Session
+
+async def main():
+    agent = Messages(model_url="http://127.0.0.1:9", api_key="not-used")
+    options = {"agent": agent, "idle_timeout_s": 1.0, "on_idle": "snapshot"}
+    async with Session(sys.argv[1], **options) as session:
+        await session.states.reached("saved")
+        print("asleep", flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+async def test_the_image_of_a_host_that_was_killed_is_removed(backend: Backend) -> None:
+    if not await claims(backend, "snapshot"):
+        return
+    host = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", HOST, backend.name), stdout=asyncio.subprocess.PIPE
+    )
+    assert host.stdout is not None
+    assert await host.stdout.readline() == b"asleep\n"
+    assert await sk.reap(backend.name) == []  # its host lives, and may wake from it
+    host.kill()
+    await host.wait()
+    (due,) = await sk.reap(backend.name, dry_run=True)
+    async with sk.Sandbox.create(backend.name, image=due.info.id) as sandbox:
+        assert (await sandbox.exec(["true"])).exit_code == 0
+    (done,) = [one for one in await sk.reap(backend.name) if one.action == "removed"]
+    assert (due.action, due.info.id, due.why) == ("due", done.info.id, done.why)
+    with pytest.raises(ImageError):
+        await sk.Sandbox.create(backend.name, image=due.info.id)
+    assert await sk.reap(backend.name) == []

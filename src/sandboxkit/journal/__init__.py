@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from sandboxkit.journal.entry import Entry
 from sandboxkit.journal.journal import Journal, journal
-from sandboxkit.journal.rows import Hold, Row
+from sandboxkit.journal.rows import IMAGE, Hold, Row
 
-__all__ = ["Entry", "Hold", "Journal", "Row", "journal"]
+__all__ = ["IMAGE", "Entry", "Hold", "Journal", "Row", "journal"]

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from sandboxkit.concurrency import run_to_end
 from sandboxkit.errors import SandboxNotFoundError
 from sandboxkit.journal.entry import Entry
-from sandboxkit.journal.rows import Row
+from sandboxkit.journal.rows import IMAGE, Row
 from sandboxkit.journal.store import NewerError, Store
 from sandboxkit.journal.worker import Worker
 from sandboxkit.providers.info import SandboxInfo
@@ -89,6 +89,21 @@ class Journal:
                 sandbox_id=info.id,
                 retryable=False,
             )
+        return entry
+
+    async def image(self, account: str, name: str, made_of: SandboxInfo) -> Entry:
+        """Write down that there is an image of a sandbox, which is this process's alone.
+
+        Args:
+            account: `SandboxProvider.account()`.
+            name: The image, as `SandboxHandle.snapshot` returned it.
+            made_of: The sandbox.
+        """
+        labels = {**made_of.labels, KEY_LABEL: f"{IMAGE}{name}"}
+        row = _row(made_of.provider, account, labels, name, 0.0)
+        entry = Entry(self, row, secrets.token_hex(8))
+        async with _released_if_cancelled(entry):
+            await self.attempt(lambda store: store.hold(row, entry.token, 0.0), otherwise=True)
         return entry
 
     async def rows(self) -> dict[str, Row]:

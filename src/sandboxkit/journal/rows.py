@@ -1,10 +1,14 @@
-"""What the journal says of one sandbox."""
+"""What the journal says of one sandbox, or of an image that was made of one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from sandboxkit.journal.moments import Moment
+
+IMAGE: Final = "image "
+"""What the key of an image begins with; its name follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Row:
     """One sandbox, from the intent on.
 
     Attributes:
-        key: Its key, chosen before the backend was asked.
+        key: Its key, chosen before the backend was asked; or see `IMAGE`.
         provider: The backend's name.
         account: `SandboxProvider.account()`.
         id: The backend's id, once it is known.

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 import anyio
@@ -15,7 +16,7 @@ import anyio.to_thread
 
 from sandboxkit.concurrency import run_to_end
 from sandboxkit.errors import OperationTimeoutError, SandboxError
-from sandboxkit.journal import Row, journal
+from sandboxkit.journal import IMAGE, Row, journal
 from sandboxkit.journal.moments import now
 from sandboxkit.lifecycle import choose
 from sandboxkit.ownership import owner
@@ -30,15 +31,16 @@ _LIST_S: Final = 120.0
 _CLOCK_S: Final = 20.0
 _DESTROY_S: Final = 90.0
 _AT_ONCE: Final = 10
+_IMAGE: Final = "the image of a session that slept, and whose host is gone"
 _FORGET_S: Final = 3600.0  # after which what no listing shows is taken for gone
 
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """What a pass has decided about one sandbox.
+    """What a pass has decided about one sandbox, or about an image that one slept as.
 
     Attributes:
-        info: The sandbox, as the backend told it.
+        info: The sandbox, as the backend told it; of an image, its name as the id.
         action: `removed`; `kept`; `due`, which a pass that is no dry run removes; `failed`,
             due, but the backend did not remove it.
         why: The reason, in a few words.
@@ -70,7 +72,9 @@ async def reap(
         paused: Whether paused ones whose host is gone are removed, too.
 
     Returns:
-        One for each sandbox that was looked at, in the backend's order.
+        One for each sandbox that was looked at, in the backend's order; then one for each image
+        that a session slept as (`on_idle="snapshot"`), where the journal knows that its host
+        is gone.
 
     Raises:
         SandboxError: The backend cannot be asked. One sandbox that it does not remove is
@@ -95,7 +99,7 @@ async def reap(
             ) from error
         ours = [info for info in found if is_ours(info) and _concerns(info, rows, everyone)]
         reaping = _Pass(chosen, rows, await _times(chosen), dry_run=dry_run, paused=paused)
-        return await reaping.over(ours)
+        return [*await reaping.over(ours), *await reaping.images()]
 
 
 class _Pass:
@@ -132,7 +136,27 @@ class _Pass:
                 return Reaped(info, "kept", verdict.why)
             if self._dry_run:
                 return Reaped(info, "due", verdict.why)
-            return await run_to_end(self._remove(info, verdict.why), deadline_s=_DESTROY_S * 2)
+            key = info.labels[KEY_LABEL]
+            work = self._remove(info, key, verdict.why, self._provider.destroy)
+            return await run_to_end(work, deadline_s=_DESTROY_S * 2)
+
+    async def images(self) -> list[Reaped]:
+        """Those that nobody can wake from any more."""
+        name, account = self._provider.name, self._provider.account()
+        done: list[Reaped] = []
+        for row in self._rows.values():
+            mine = row.key.startswith(IMAGE) and (row.provider, row.account) == (name, account)
+            if not mine or row.ended is not None or not is_orphan(row):
+                continue
+            created = datetime.fromtimestamp(row.created, UTC)
+            image, labels = row.key.removeprefix(IMAGE), {OWNER_LABEL: row.owner}
+            info = SandboxInfo(image, name, "stopped", labels, created)
+            if self._dry_run:
+                done.append(Reaped(info, "due", _IMAGE))
+                continue
+            work = self._remove(info, row.key, _IMAGE, self._provider.remove_snapshot)
+            done.append(await run_to_end(work, deadline_s=_DESTROY_S * 2))
+        return done
 
     async def _verdict(self, info: SandboxInfo) -> Verdict:
         row = self._rows.get(info.labels[KEY_LABEL])
@@ -142,13 +166,14 @@ class _Pass:
             verdict = after_look(info, row, self._times, seen)
         return verdict
 
-    async def _remove(self, info: SandboxInfo, why: str) -> Reaped:
-        key = info.labels[KEY_LABEL]
+    async def _remove(
+        self, info: SandboxInfo, key: str, why: str, remove: Callable[[str], Awaitable[None]]
+    ) -> Reaped:
         if not await journal().condemn(key):
             return Reaped(info, "kept", "another process has just taken it up, or removes it")
         try:
             with anyio.fail_after(_DESTROY_S):
-                await self._provider.destroy(info.id)
+                await remove(info.id)
         except (SandboxError, TimeoutError) as error:
             await journal().pardon(key)
             said = str(error) or f"not within {_DESTROY_S:g} s"
@@ -168,6 +193,8 @@ async def _missing(
     for row in rows.values():
         mine = (row.provider, row.account) == (provider.name, account)
         if not mine or row.ended is not None or row.key in listed or not is_orphan(row):
+            continue
+        if row.key.startswith(IMAGE):
             continue
         seen = [
             info

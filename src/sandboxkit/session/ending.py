@@ -70,7 +70,7 @@ class Ending:
             elif machine is not None:
                 await machine.aclose()
             self._body.clock.stop()
-            await self._idling.forget_images()
+            await self._idling.images.forget()
             self._account.meter.close()
             if keeping is not None:
                 await keeping.close(unsaved)

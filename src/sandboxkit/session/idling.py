@@ -17,7 +17,8 @@ from sandboxkit.errors import (
     SandboxError,
     SandboxNotFoundError,
 )
-from sandboxkit.lifecycle import DESTROY_S, choose
+from sandboxkit.lifecycle import DESTROY_S
+from sandboxkit.session.images import Images
 
 if TYPE_CHECKING:
     from sandboxkit.channel.activity import Sleeper
@@ -49,6 +50,7 @@ class Idling:
 
     Attributes:
         asleep: How it sleeps; None while it is awake.
+        images: What it sleeps as, with `snapshot`.
     """
 
     def __init__(
@@ -60,10 +62,9 @@ class Idling:
         self._callers = 0  # who wait for the machine
         self._watching: asyncio.Task[None] | None = None
         self._waking: asyncio.Task[None] | None = None
-        self._image: tuple[str, str] | None = None  # the backend, and what is there
-        self._left: list[tuple[str, str]] = []  # images that could not be removed
         self._policy: NetworkPolicy | None = None
         self.asleep: Asleep | None = None
+        self.images = Images(wanted)
 
     def start(self) -> None:
         """From now on it falls asleep when it is idle, if the spec says so."""
@@ -162,9 +163,9 @@ class Idling:
         if keeping is not None:
             await keeping.rest()
         if how == "snapshot":
-            self._image = sandbox.info.provider, await sandbox.snapshot()
+            await self.images.make(sandbox)
         if not await self._still(sleeper):
-            await self.forget_images()
+            await self.images.forget()
             return False
         self._policy = sandbox.network.policy
         self._body.clock.stop()
@@ -257,9 +258,8 @@ class Idling:
         before = self._body.there
         self._states.to("creating", "woken")
         try:
-            if how == "snapshot" and self._image is not None:
-                backend, image = self._image
-                await self._body.move(image, backend)
+            if how == "snapshot" and (image := self.images.last) is not None:
+                await self._body.move(image.name, image.backend)
             else:
                 await self._body.hydrate()
             sandbox = self._body.there
@@ -270,7 +270,7 @@ class Idling:
             self._states.fail(error)
             raise
         if how == "snapshot":
-            await self.forget_images()
+            await self.images.forget()
 
     async def _unmade(self, before: Sandbox) -> None:
         sandbox, keeping = self._body.there, self._body.keeping
@@ -283,23 +283,6 @@ class Idling:
                 await keeping.rest()
 
     # the end
-
-    async def forget_images(self) -> None:
-        """Remove the images that were made of the machine. Never raises."""
-        if self._image is not None:
-            self._left.append(self._image)
-            self._image = None
-        for image in list(self._left):
-            try:
-                await run_to_end(self._remove(*image), deadline_s=DESTROY_S)
-                self._left.remove(image)
-            except (SandboxError, TimeoutError) as error:
-                log.warning("The image %s at %s could not be removed: %s", *reversed(image), error)
-
-    async def _remove(self, backend: str, image: str) -> None:
-        async with contextlib.AsyncExitStack() as undo:
-            provider, _ = await choose(self._wanted.backend(backend), undo)
-            await provider.remove_snapshot(image)
 
     async def aclose(self) -> None:
         """End what is under way: falling asleep is finished, waking is given up. Never raises."""
