@@ -128,8 +128,11 @@ class Network:
     def hidden(self) -> dict[str, str]:
         """Values that no log may show, by name: those of secrets, and the way out's passwords."""
         found = {each.name: each.last for each in self._outside.secrets if each.last is not None}
-        tokens = sorted(self._egress.tokens) if self._egress is not None else ()
-        return {**found, **{f"token {at}": token for at, token in enumerate(tokens)}}
+        if self._egress is not None:
+            found["token"] = self._egress.token
+            earlier = sorted(self._egress.tokens - {self._egress.token})
+            found |= {f"token-{at}": token for at, token in enumerate(earlier)}
+        return found
 
     @property
     def env(self) -> Mapping[str, str]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 END_S = 200.0  # for an application that nothing disturbs any more
 GONE_S = 120.0  # a guest that no host has greeted yet waits 60 s for one
-STEPS = 14  # of all sessions together, from one fault to the next
+STEPS = 3  # of each session at most, on average, from one fault to the next
 STILL_S = 8.0
 CLOCKS_S = (-30 * 86_400.0, -3600.0, 5.0, 3600.0, 30 * 86_400.0)
 TOKEN = re.compile(r"(prompt|answer) ([\w]+-\d+);")
@@ -152,7 +152,7 @@ class Chaos:
 
     async def _some_moment(self) -> None:
         """Somewhere in the next steps of the sessions; or a while later, where none gets on."""
-        steps = self._steps() + self._chance.randrange(STEPS)
+        steps = self._steps() + self._chance.randrange(STEPS * len(self._order.sessions))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STILL_S):
                 while self._steps() < steps and not self._ended():
