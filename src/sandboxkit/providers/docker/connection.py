@@ -10,10 +10,12 @@ from typing import Final
 import anyio
 from anyio.abc import ByteStream, Process
 
+from sandboxkit.concurrency import run_to_end
 from sandboxkit.providers.docker.endpoint import Endpoint
 
 READ: Final = 256 * 1024  # bytes asked for at a time: fewer wake-ups, faster output
-_GRACE_S = 2.0
+_GRACE_S = 2.0  # for ssh to end by itself
+_KILL_S = 5.0
 
 
 async def connect(endpoint: Endpoint) -> ByteStream:
@@ -173,9 +175,12 @@ class _Ssh(ByteStream):
 
     async def aclose(self) -> None:
         with anyio.CancelScope(shield=True):
-            await self._stdin.aclose()
-            with anyio.move_on_after(_GRACE_S):
-                await self._process.wait()
-            if self._process.returncode is None:
-                self._process.kill()
-            await self._process.aclose()
+            await run_to_end(self._end(), deadline_s=_GRACE_S + _KILL_S)
+
+    async def _end(self) -> None:
+        await self._stdin.aclose()
+        with anyio.move_on_after(_GRACE_S):
+            await self._process.wait()
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.aclose()

@@ -173,7 +173,7 @@ class Engine:
         """Close the idle connections. Connections in use are not touched."""
         if self._connected is not None:
             (_endpoint, api), self._connected = self._connected, None
-            await to_thread.run_sync(api.close)
+            await run_to_end(to_thread.run_sync(api.close), deadline_s=CALL_S)
 
 
 async def _wait_for(event: threading.Event) -> None:
