@@ -12,6 +12,7 @@ import anyio.to_thread
 import docker
 import docker.errors
 
+from sandboxkit.concurrency import obtain, run_to_end
 from sandboxkit.ownership import owner
 from sandboxkit.providers.base import ByteChannel, Output
 from sandboxkit.providers.docker.containers import look_at_exec, remove
@@ -21,6 +22,7 @@ from sandboxkit.providers.docker.stream import HijackedChannel
 from sandboxkit.spec import OWNER_LABEL
 
 _MIB = 1024 * 1024
+_CREATE_S = 60.0
 # Says its pid before it becomes the program: Docker knows it only by the host's number.
 _TELL_PID = 'echo $$ >&2; exec "$0" "$@"'
 # A service's port is reached through a program inside, so that no network is needed.
@@ -107,18 +109,22 @@ class Machines:
             },
         }
         name = f"emulated-{secrets.token_hex(6)}"
-        made = await self.call("create_container_from_config", body, name)
-        machine = Machine(self, str(made["Id"])[:12])
+        machine = await obtain(
+            self._make(body, name), release=lambda machine: machine.remove(), deadline_s=_CREATE_S
+        )
         try:
             await self.call("start", machine.id)
             if setup:
                 await machine.run(["sh", "-ec", setup], user="0")
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await remove(self.engine, machine.id)
+            await run_to_end(machine.remove(), deadline_s=_CREATE_S)
             raise
         self.alive[machine.id] = machine
         return machine
+
+    async def _make(self, body: dict[str, Any], name: str) -> Machine:
+        made = await self.call("create_container_from_config", body, name)
+        return Machine(self, str(made["Id"])[:12])
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """A method of docker-py, in a thread."""
@@ -251,8 +257,8 @@ class Machine:
 
     async def remove(self) -> None:
         """End and remove it; gone already is success."""
-        self._machines.alive.pop(self.id, None)
         await remove(self._machines.engine, self.id)
+        self._machines.alive.pop(self.id, None)  # now: cancelled before, it is removed at the end
 
 
 class Program:

@@ -278,6 +278,7 @@ class Box:
 
     async def remove(self) -> None:
         """End it and all that is left of it."""
+        await self.move("destroying")  # where the service itself ends, nobody has said so yet
         async with self._moving:
             await self._let_go()
             if self._machine is not None:
@@ -288,9 +289,8 @@ class Box:
     async def _let_go(self) -> None:
         for transport in list(self.streams):
             transport.abort()
-        sessions = list(self.sessions.values())
-        self.sessions.clear()
-        for session in sessions:
+        while self.sessions:  # one by one: whoever is cancelled here leaves the rest to the next
+            _name, session = self.sessions.popitem()
             await session.aclose()
 
     def hold(self, request: web.Request) -> Held:

@@ -115,8 +115,8 @@ class Processes(Toolbox):
         return web.json_response([each.dto() for each in self.box(request).sessions.values()])
 
     async def _create(self, request: web.Request) -> web.StreamResponse:
-        box = self.box(request)
         sid = text_of(await body_of(request), "sessionId", source=DAEMON)
+        box = self.box(request)  # from here to its entry nothing waits, or its end would miss it
         if sid in box.sessions:
             raise Refused(409, f"session already exists: {sid}", source=DAEMON)
         session = Session(sid, box.machine, box.order.user, box.home)

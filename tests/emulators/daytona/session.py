@@ -10,11 +10,13 @@ import uuid
 from collections.abc import Coroutine, Mapping
 from typing import Any, Literal
 
+from sandboxkit.concurrency import cancel_and_wait, run_to_end
 from sandboxkit.errors import SandboxError
 from tests.emulators.daytona.refusals import DAEMON, Refused
 from tests.emulators.machines import Machine, MachineGone, Program, StartFailed
 
 MARKS = {1: b"\x01\x01\x01", 2: b"\x02\x02\x02"}
+_CLOSE_S = 30.0
 
 _SHELL = ["/bin/sh", "-c", "command -v bash >/dev/null && exec bash; exec sh"]
 # Connects the FIFOs of a command with the streams of this program. The last cat is who
@@ -234,10 +236,7 @@ class SessionCommand:
     async def aclose(self) -> None:
         """Let go of it, however far it is."""
         self.ended = True
-        if self._reading is not None:
-            self._reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reading
+        await cancel_and_wait(self._reading)
         if not self.over:
             await self._finish(None)
         self._log.close()
@@ -271,9 +270,13 @@ class Session:
 
     async def open(self, env: Mapping[str, str]) -> None:
         """Start the shell."""
-        self._shell = await self._machine.start(_SHELL, env=env, cwd=self._home, user=self._user)
-        self._pids.append(self._shell.pid)
-        self._keep(self._watch(self._shell))
+        shell = await self._machine.start(_SHELL, env=env, cwd=self._home, user=self._user)
+        if self._ended:  # meanwhile, and nobody will close this one
+            await shell.aclose()
+            raise Refused(410, "session has ended", "SESSION_ENDED", DAEMON)
+        self._shell = shell
+        self._pids.append(shell.pid)
+        self._keep(self._watch(shell))
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -306,7 +309,7 @@ class Session:
             if self._ended:  # meanwhile, and nobody will close this one
                 raise Refused(410, "session has ended", "SESSION_ENDED", DAEMON)
         except BaseException:
-            await asyncio.shield(asyncio.ensure_future(command.aclose()))
+            await run_to_end(command.aclose(), deadline_s=_CLOSE_S)
             raise
         self.commands[command.id] = command
         line = f"{{ . {place}/cmd.sh; }} < {place}/in > {place}/out 2> {place}/err; "
@@ -327,12 +330,12 @@ class Session:
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Let go of it."""
+        """Let go of it, to the end."""
         self._ended = True
-        for task in list(self._tasks):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await run_to_end(self._let_go(), deadline_s=_CLOSE_S)
+
+    async def _let_go(self) -> None:
+        await cancel_and_wait(*self._tasks)
         for command in self.commands.values():
             await command.aclose()
         if self._shell is not None:

@@ -127,8 +127,10 @@ class Exec:
         except SandboxError:
             pass  # with its machine
         finally:
-            await self._end(code)
-            await program.aclose()
+            try:
+                await self._end(code)
+            finally:
+                await program.aclose()
 
     async def _end(self, code: int) -> None:
         self.code = code

@@ -62,6 +62,7 @@ class Tunnels:
             task = asyncio.create_task(self._serve(port, reader, writer))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(lambda _: writer.close())  # cancelled before it began, too
 
         return await asyncio.start_server(
             connected,
