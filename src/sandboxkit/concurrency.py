@@ -82,15 +82,24 @@ async def _call(function: Callable[[T], Awaitable[None]], value: T) -> None:
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:
     """Cancel the tasks and wait until each has ended; their outcomes are dropped."""
-    alive = {task for task in tasks if task is not None and not task.done()}
-    for task in alive:
+    alive: set[asyncio.Task[Any]] = set()
+    for task in tasks:
+        if task is None:
+            continue
+        if task.done():
+            seen(task)
+            continue
+        alive.add(task)
+        task.add_done_callback(seen)  # whether or not we are cancelled before it ends
         task.cancel()
     if alive:
         await asyncio.wait(alive)
-    for task in alive:
-        if not task.cancelled():
-            with contextlib.suppress(BaseException):
-                task.exception()
+
+
+def seen(task: asyncio.Task[Any]) -> None:
+    """Say that the task's outcome, if it has failed, needs no report by asyncio."""
+    if not task.cancelled():
+        task.exception()
 
 
 def answered(job: Callable[[], T]) -> tuple[asyncio.Future[T], Callable[[], None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,6 +16,7 @@ import sandboxkit as sk
 from sandboxkit.errors import (
     AuthenticationError,
     CapacityError,
+    ConnectionLostError,
     OperationTimeoutError,
     ProviderUnavailableError,
     SandboxDiedError,
@@ -214,6 +216,55 @@ async def test_an_answer_that_is_lost_does_nothing_twice(
         assert await channel.wait() == 0
         await channel.aclose()
         assert lost.times == 0
+    finally:
+        await handle.destroy()
+
+
+async def test_a_failure_that_nobody_waits_for_any_more_is_not_reported(
+    modal: ModalEmulator, provider: ModalProvider, make_spec: MakeSpec
+) -> None:
+    reported: list[dict[str, object]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, said: reported.append(said))
+    handle = await provider.create(make_spec())
+    try:
+        channel = await handle.spawn(Command(("cat",), user="root"))
+        modal.faults.add(Fault("input", "refuse", status="FAILED_PRECONDITION", times=2))
+        sends = [asyncio.ensure_future(channel.send(b"something\n")) for _ in range(2)]
+        await asyncio.sleep(0)  # they are under way
+        for send in sends:
+            send.cancel()
+        await asyncio.wait(sends)
+        with anyio.fail_after(30):
+            while any(task.get_name() == "modal-stdin" for task in asyncio.all_tasks()):
+                await asyncio.sleep(0.01)
+        with pytest.raises(ConnectionLostError):  # whoever comes next is told
+            await channel.send(b"more\n")
+        await channel.aclose()
+        del sends
+        gc.collect()
+    finally:
+        await handle.destroy()
+        loop.set_exception_handler(None)
+    assert reported == []
+
+
+async def test_a_close_ends_every_write_that_is_under_way(
+    modal: ModalEmulator, provider: ModalProvider, make_spec: MakeSpec
+) -> None:
+    handle = await provider.create(make_spec())
+    try:
+        channel = await handle.spawn(Command(("cat",), user="root"))
+        modal.faults.add(Fault("input", "delay", seconds=60.0))
+        sends = [asyncio.ensure_future(channel.send(b"something\n")) for _ in range(2)]
+        with anyio.fail_after(30):
+            while not modal.faults.calls["input"]:
+                await asyncio.sleep(0.01)
+        for send in sends:
+            send.cancel()
+        await asyncio.wait(sends)
+        await channel.aclose()
+        assert not [each for each in asyncio.all_tasks() if each.get_name() == "modal-stdin"]
     finally:
         await handle.destroy()
 

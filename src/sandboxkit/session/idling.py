@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Final, Literal
 
 from sandboxkit.channel.activity import quietly
-from sandboxkit.concurrency import cancel_and_wait, run_to_end
+from sandboxkit.concurrency import cancel_and_wait, run_to_end, seen
 from sandboxkit.errors import (
     AsleepError,
     ConnectionLostError,
@@ -203,7 +203,7 @@ class Idling:
     def _begin_waking(self) -> asyncio.Task[None]:
         if self._waking is None or self._waking.done():
             self._waking = asyncio.create_task(self._wake(), name="sandboxkit-waking")
-            self._waking.add_done_callback(_seen)
+            self._waking.add_done_callback(seen)  # who waited was told
         return self._waking
 
     async def _wake(self) -> None:
@@ -288,8 +288,3 @@ class Idling:
         """End what is under way: falling asleep is finished, waking is given up. Never raises."""
         await cancel_and_wait(self._watching)
         await cancel_and_wait(self._waking)
-
-
-def _seen(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        task.exception()  # who waited was told

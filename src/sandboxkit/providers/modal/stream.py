@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from sandboxkit.concurrency import cancel_and_wait
+from sandboxkit.concurrency import cancel_and_wait, seen
 from sandboxkit.errors import ConnectionLostError, SandboxError
 from sandboxkit.providers.base import ByteChannel, Output
 from sandboxkit.providers.exits import code_of
@@ -52,7 +52,7 @@ class ModalChannel(ByteChannel):
         )
         self._streams = len(self._pumps)
         self._one_at_a_time = asyncio.Lock()
-        self._writing: asyncio.Task[None] | None = None
+        self._writes: set[asyncio.Task[None]] = set()
         self._input_ended = False
         self._broken: Exception | None = None
 
@@ -97,8 +97,14 @@ class ModalChannel(ByteChannel):
 
     async def _flush(self, data: bytes | None) -> None:
         """Write a piece, or the end of the input, in a task that is not cancelled."""
-        self._writing = asyncio.create_task(self._write(data), name="modal-stdin")
-        await asyncio.shield(self._writing)
+        writing = asyncio.create_task(self._write(data), name="modal-stdin")
+        self._writes.add(writing)
+        writing.add_done_callback(self._written)
+        await asyncio.shield(writing)
+
+    def _written(self, writing: asyncio.Task[None]) -> None:
+        self._writes.discard(writing)
+        seen(writing)  # where the caller has gone, the next one is told
 
     async def _write(self, data: bytes | None) -> None:
         async with self._one_at_a_time:
@@ -135,7 +141,7 @@ class ModalChannel(ByteChannel):
         with contextlib.suppress(SandboxError, TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 await self.send_eof()
-        ending = asyncio.ensure_future(cancel_and_wait(*self._pumps, self._writing))
+        ending = asyncio.ensure_future(cancel_and_wait(*self._pumps, *self._writes))
         await asyncio.wait({ending}, timeout=_CLOSE_S)
 
     def _lost(self, how: str) -> ConnectionLostError:
