@@ -18,6 +18,7 @@ from sandboxkit.channel.remote import RemoteChannel
 from sandboxkit.concurrency import cancel_and_wait
 from sandboxkit.errors import ConnectionLostError, InvalidSpecError, ProtocolError, SandboxError
 from sandboxkit.guest import wire
+from sandboxkit.loopback import Connections, close, listen
 from sandboxkit.providers.base import Exposed
 
 _DIAL_S = 10.0
@@ -79,7 +80,7 @@ class Ports:
         """
         _check_port(port)
         client = self._client()
-        tasks = _Tasks()
+        connections = Connections()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             channel = client.channel(
@@ -95,17 +96,23 @@ class Ports:
                 _reset(writer)
             finally:
                 channel.close(reset=channel.done is None)
-                writer.close()
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            tasks.start(serve(reader, writer))
+            def let_go(*, cut: bool) -> None:
+                if cut:
+                    _reset(writer)
+                writer.close()
 
-        server = await asyncio.start_server(accept, "127.0.0.1", local_port)
+            connections.start(serve(reader, writer), let_go)
+
         try:
-            yield Address("127.0.0.1", server.sockets[0].getsockname()[1])
+            server = await listen(accept, local_port)
+            try:
+                yield Address("127.0.0.1", server.sockets[0].getsockname()[1])
+            finally:
+                close(server)
         finally:
-            server.close()
-            await tasks.aclose()
+            await connections.aclose()
 
     @contextlib.asynccontextmanager
     async def reverse(
@@ -198,7 +205,7 @@ class Listening:
         self._passive, self._note = passive, note
         self._detach = self.keep = keep
         self.port = 0
-        self._tasks = _Tasks()
+        self._connections = Connections()
         self._listener: RemoteChannel | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -219,7 +226,7 @@ class Listening:
             if self._detach and not self.keep:
                 await kill_quietly(self._listener, 0.0)
             self._listener.close()
-        await self._tasks.aclose()
+        await self._connections.aclose()
 
     def _listen(self, port: int) -> RemoteChannel:
         request: dict[str, object] = {"op": "listen", "host": "127.0.0.1", "port": port}
@@ -231,9 +238,15 @@ class Listening:
             request["note"] = self._note
         self._listener = self._client.channel(
             request,
-            on_accept=lambda channel: self._tasks.start(self._serve(channel)),
+            on_accept=self._accept,
         )
         return self._listener
+
+    def _accept(self, channel: RemoteChannel) -> None:
+        def let_go(*, cut: bool) -> None:  # noqa: ARG001 - the channel knows more
+            channel.close(reset=channel.done is None)
+
+        self._connections.start(self._serve(channel), let_go)
 
     async def _keep(self, listener: RemoteChannel, port: int) -> None:
         """Listen again where a guest that lives has forgotten this host, and all it had."""
@@ -257,24 +270,11 @@ class Listening:
             await _Pump(channel, reader, writer).run()
         except (SandboxError, OSError):
             _reset(writer)
+        except asyncio.CancelledError:
+            _reset(writer)
+            raise
         finally:
-            channel.close(reset=channel.done is None)
             writer.close()
-
-
-class _Tasks:
-    """The connections of one tunnel; they end with it."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def aclose(self) -> None:
-        await cancel_and_wait(*self._tasks)
 
 
 class _Pump:

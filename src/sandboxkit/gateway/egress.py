@@ -19,6 +19,7 @@ from sandboxkit.gateway.policy import Rules
 from sandboxkit.gateway.refusals import Refusal
 from sandboxkit.gateway.resolver import Dial, Resolve, Resolver
 from sandboxkit.gateway.termination import Termination
+from sandboxkit.loopback import close, listen
 from sandboxkit.spec import NetworkPolicy
 
 if TYPE_CHECKING:
@@ -106,17 +107,7 @@ class Egress:
     async def __aenter__(self) -> Self:
         if self._termination is not None:
             await self._termination.prepare()
-        self._server = server = await asyncio.start_server(
-            *(self._accept, "127.0.0.1", 0),
-            limit=self._limits.head_bytes,
-            backlog=1024,
-            start_serving=False,
-        )
-        try:
-            await server.start_serving()
-        except BaseException:  # cancelled: nobody would ever close it
-            server.close()
-            raise
+        self._server = await listen(self._accept, limit=self._limits.head_bytes, backlog=1024)
         self._sweeper = asyncio.create_task(self._sweep())
         return self
 
@@ -127,7 +118,8 @@ class Egress:
         trace: TracebackType | None,
     ) -> None:
         if self._server is not None:
-            self._server.close()
+            close(self._server)
+            self._server = None
         self._resolver.close()
         ending = cancel_and_wait(self._sweeper, *self._connections.values())
         await run_to_end(ending, deadline_s=_CLOSE_S)
@@ -187,6 +179,9 @@ class Egress:
                 self._end(connection, task, "the policy was changed: the connection is cut")
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None:  # closed while this client was being accepted
+            writer.transport.abort()
+            return
         if len(self._connections) >= self._limits.connections:
             self.traffic.refused += 1
             self._log.add("", "", 0, allowed=False, reason=_BUSY.message)
@@ -200,6 +195,7 @@ class Egress:
         task = asyncio.create_task(connection.run())
         self._connections[connection] = task
         task.add_done_callback(lambda _: self._connections.pop(connection))
+        task.add_done_callback(lambda _: writer.close())  # cancelled before it began, too
 
     async def _sweep(self) -> None:
         """End the connections on which nothing has moved for too long."""

@@ -20,6 +20,7 @@ import anyio
 import h11
 
 from sandboxkit.concurrency import cancel_and_wait
+from sandboxkit.loopback import close, listen
 
 MAX_HEAD: Final = 64 * 1024
 MAX_BODY: Final = 32 * 1024 * 1024
@@ -131,7 +132,7 @@ class HttpServer:
         self.port = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=_READ)
+        self._server = await listen(self._accept, limit=_READ)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -142,16 +143,18 @@ class HttpServer:
         traceback: TracebackType | None,
     ) -> None:
         if self._server is not None:
-            self._server.close()
+            close(self._server)
+            self._server = None
         await cancel_and_wait(*self._tasks)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._tasks) >= _CONNECTIONS:
+        if self._server is None or len(self._tasks) >= _CONNECTIONS:  # closed meanwhile, or full
             writer.transport.abort()
             return
         task = asyncio.ensure_future(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.close())  # cancelled before it began, too
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)

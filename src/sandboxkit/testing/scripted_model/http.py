@@ -16,6 +16,7 @@ from typing import TypeAlias
 import anyio
 
 from sandboxkit.concurrency import cancel_and_wait
+from sandboxkit.loopback import close, listen
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 32 * 1024 * 1024
@@ -169,16 +170,14 @@ class HttpServer:
 
     async def start(self) -> int:
         """Listen, and return the port."""
-        self._server = await asyncio.start_server(
-            self._accept, "127.0.0.1", 0, limit=MAX_HEAD_BYTES
-        )
+        self._server = await listen(self._accept, limit=MAX_HEAD_BYTES)
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
     async def aclose(self) -> None:
         """Stop listening, and cut every connection."""
         if self._server is not None:
-            self._server.close()
+            close(self._server)
             self._server = None
         await cancel_and_wait(*self._connections)
 
