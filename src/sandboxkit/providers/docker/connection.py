@@ -26,11 +26,11 @@ async def connect(endpoint: Endpoint) -> ByteStream:
     """
     parts = endpoint.parts
     if parts.scheme == "unix":
-        return await _Unix.connect(parts.path)
+        return _Socket(*await asyncio.open_unix_connection(parts.path, limit=READ))
     if parts.scheme == "ssh":
         return await _Ssh.connect(endpoint)
     host, port = parts.hostname or "localhost", parts.port or (2376 if endpoint.tls else 2375)
-    plain = await anyio.connect_tcp(host, port)
+    plain = _Socket(*await asyncio.open_connection(host, port, limit=READ))
     if endpoint.tls_context is None:
         return plain
     try:
@@ -41,15 +41,14 @@ async def connect(endpoint: Endpoint) -> ByteStream:
         raise
 
 
-class _Unix(ByteStream):
-    """A UNIX socket by asyncio's streams: a third less of our time than by anyio's."""
+class _Socket(ByteStream):
+    """A socket by asyncio's streams: a third less of our time than by anyio's.
+
+    One that is cancelled while it is connected is closed, by any version of asyncio.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-
-    @classmethod
-    async def connect(cls, path: str) -> _Unix:
-        return cls(*await asyncio.open_unix_connection(path, limit=READ))
 
     async def receive(self, max_bytes: int = READ) -> bytes:
         data = await self._reader.read(max_bytes)
