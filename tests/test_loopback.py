@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 
 import sandboxkit as sk
 from sandboxkit.gateway.egress import Egress
@@ -92,3 +93,14 @@ async def test_a_connection_whose_task_never_began_is_let_go_of() -> None:
     assert seen == [True]
     connections.start(serve(), let_go)  # it was being accepted at the end
     assert seen == [True, True]
+
+
+async def test_a_port_is_free_again_when_its_block_has_ended() -> None:
+    async with sk.Sandbox.create(MemoryProvider()) as sandbox:
+        async with sandbox.ports.forward(80) as first:
+            pass
+        for _ in range(20):
+            with socket.create_server(("127.0.0.1", first.port)):
+                pass
+            async with sandbox.ports.forward(80, local_port=first.port) as again:
+                assert again.port == first.port

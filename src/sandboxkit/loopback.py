@@ -92,3 +92,4 @@ class Connections:
         """End them, and take no more."""
         self._closed = True
         await cancel_and_wait(*self._tasks)
+        await asyncio.sleep(0)  # the turn in which a `close` just before this comes to its end
