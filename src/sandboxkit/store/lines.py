@@ -58,12 +58,16 @@ class Batch:
 
     @classmethod
     def of(cls, key: Key, items: Sequence[Entry]) -> Batch:
-        """Lines of these items; one with a `uuid` is the same line wherever it comes from."""
+        """Lines of these items.
+
+        One with a `uuid`, or an attribute `once`, is the same line wherever it comes from.
+        """
         batch = secrets.token_hex(8)
         lines: list[tuple[str, str]] = []
         for number, item in enumerate(items):
             uuid = item.get("uuid")
-            once = f"uuid:{uuid}" if isinstance(uuid, str) else f"{batch}:{number}"
+            once = getattr(item, "once", f"{batch}:{number}")
+            once = f"uuid:{uuid}" if isinstance(uuid, str) else f"{once}"
             # ASCII: neither NUL nor half a surrogate pair is anything else than text then.
             lines.append((once, json.dumps(item)))
         return cls(key, tuple(lines))

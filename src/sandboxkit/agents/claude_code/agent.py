@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -87,6 +87,7 @@ class ClaudeCode(Agent):
         self._model_url = model_url
         self._api_key = api_key
         self._lasting = False
+        self._is_behind: Callable[[], bool] = lambda: False  # the store, with what it was given
 
     def __repr__(self) -> str:
         return f"<ClaudeCode model={self._options.model or 'default'}>"
@@ -110,6 +111,7 @@ class ClaudeCode(Agent):
                 )
         kept = copy(self)
         store = archive.transcripts()
+        kept._is_behind = lambda: archive.failure is not None  # noqa: SLF001 - its own kind
         kept._options = replace(given, session_store=store, session_store_flush="eager")  # noqa: SLF001 - its own kind
         return kept
 
@@ -143,6 +145,7 @@ class ClaudeCode(Agent):
         transport = make(sandbox, options, upstream=service, account=account)
         if isinstance(transport, LastingTransport):
             transport.session_id = session_id
+            options = transport.mirroring(options, self._is_behind)
         client = ClaudeSDKClient(options, transport=transport)
         try:
             with _connecting(last_words):
@@ -181,6 +184,7 @@ class ClaudeCode(Agent):
         last_words: deque[str] = deque(maxlen=_STDERR_LINES)
         options = self._for_session(session_id, last_words, resume=False)
         transport = LastingTransport(sandbox, options, upstream=service, account=account)
+        options = transport.mirroring(options, self._is_behind)
         client = ClaudeSDKClient(options, transport=transport)
         try:
             with _connecting(last_words):

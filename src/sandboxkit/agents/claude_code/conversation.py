@@ -96,13 +96,14 @@ class ClaudeCodeConversation(Conversation):
         """See `Conversation.turn`."""
         clock, kept = _Clock(), list[Message]()
         with as_sandbox_errors(self._stderr):
-            self._prompt_id, self._interrupted = str(uuid4()), False
+            self._prompt_id, self._interrupted, begin = str(uuid4()), False, None
             if self._ledger is not None:
                 if self._position is not None:
                     self._ledger.handled(self._position)  # of the turn before
                 self._ledger.starts(self._prompt_id, self._totals)
+                begin = self._ledger.at  # what an earlier host has handled may come again
             await self._client.query(_prompt(prompt, self._prompt_id))
-            async for event in self._events(clock, kept):
+            async for event in self._events(clock, kept, begin):
                 yield event
 
     def rest(self, after: str | None = None) -> AsyncGenerator[Event] | None:
@@ -125,8 +126,9 @@ class ClaudeCodeConversation(Conversation):
         """The events of the turn under way, from a position on."""
         async for (at, message, place), last in self._until_answered():
             events = list(messages.events_of(message))
-            for event in events:
-                clock.saw(event, message, at)
+            if begin is None or place is None or place.end > begin.offset:
+                for event in events:
+                    clock.saw(event, message, at)
             if isinstance(message, ResultMessage):
                 events.append(self._ended(message, place, clock, at, kept, last=last))
             for number, event in enumerate(events, 1):

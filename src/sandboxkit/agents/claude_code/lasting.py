@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from claude_agent_sdk import CLIConnectionError
 
 from sandboxkit.agents.claude_code.joining import Joining
 from sandboxkit.agents.claude_code.ledger import Ledger
+from sandboxkit.agents.claude_code.mirror import MirroredStore
 from sandboxkit.agents.claude_code.model import lasting_route
 from sandboxkit.agents.claude_code.note import Counted, Note
 from sandboxkit.agents.claude_code.place import Place
@@ -21,6 +23,9 @@ from sandboxkit.concurrency import cancel_and_wait, run_to_end
 from sandboxkit.errors import SandboxClosedError, SandboxError
 
 if TYPE_CHECKING:
+    from claude_agent_sdk import ClaudeAgentOptions
+
+    from sandboxkit.agents.claude_code.mirror import MirroredLine
     from sandboxkit.agents.claude_code.model import LastingRoute
     from sandboxkit.agents.claude_code.totals import Totals
     from sandboxkit.channel.process import Process
@@ -54,6 +59,27 @@ class LastingTransport(SandboxTransport):
             raise SandboxClosedError("there is no connection with Claude Code")
         return self._ledger
 
+    def mirroring(
+        self, options: ClaudeAgentOptions, is_behind: Callable[[], bool]
+    ) -> ClaudeAgentOptions:
+        """The options for the client, whose store then says what it has of the transcript.
+
+        Args:
+            options: The transport's own.
+            is_behind: See `MirroredStore`.
+        """
+        if options.session_store is None:
+            return options
+        store = MirroredStore(options.session_store, self._kept, is_behind)
+        return replace(options, session_store=store)
+
+    def _kept(self, lines: Sequence[MirroredLine]) -> None:
+        if self._ledger is not None and not self._let_go:
+            self._ledger.kept(lines)
+
+    def _ledger_of(self, process: Process, note: Note) -> Ledger:
+        return Ledger(process, note, mirrors=self._options.session_store is not None)
+
     # begun here
 
     async def _open_route(self, *, web: bool) -> dict[str, str]:
@@ -85,7 +111,7 @@ class LastingTransport(SandboxTransport):
             acknowledge="by_hand",
             passive=True,
         )
-        self._ledger = Ledger(process, note)
+        self._ledger = self._ledger_of(process, note)
         route.listening.keep = True
         return process
 
@@ -121,7 +147,7 @@ class LastingTransport(SandboxTransport):
             token=note.token,
         )
         self._route = await self._resources.enter_async_context(route)
-        self._ledger = Ledger(process, note)
+        self._ledger = self._ledger_of(process, note)
         servers = self._options.mcp_servers
         named = servers if isinstance(servers, dict) else {}
         ours = [name for name, server in named.items() if server.get("type") == "sdk"]
@@ -141,6 +167,9 @@ class LastingTransport(SandboxTransport):
         except CLIConnectionError:
             if not self._let_go:
                 raise
+
+    def _came(self) -> None:
+        self.ledger.came()
 
     def _placed(self, line: str, message: dict[str, Any] | None) -> dict[str, Any] | None:
         return self.ledger.read(message, len(line.encode()) + 1)

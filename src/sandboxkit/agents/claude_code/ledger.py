@@ -3,8 +3,8 @@
 The CLI's output stays in the sandbox until it is acknowledged. Three things move on, each
 at its own pace: what has been read; what the application has handled, which is when it asks
 for the next event; and what need not come again, which stops at the oldest request of the
-CLI that nobody has answered yet. The next host begins at the third, and passes over what
-was handled.
+CLI that nobody has answered yet, and at the oldest lines of its transcript that the store has
+not got yet. The next host begins at the third, and passes over what was handled.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
+from sandboxkit.agents.claude_code.mirror import mirrored_lines
 from sandboxkit.agents.claude_code.note import Counted, Mark, TurnNote, newest, read_mark
 from sandboxkit.agents.claude_code.totals import NOTHING, Totals
 from sandboxkit.errors import AgentError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandboxkit.agents.claude_code.mirror import MirroredLine
     from sandboxkit.agents.claude_code.note import Note
     from sandboxkit.channel.process import Process
 
@@ -68,6 +72,7 @@ class Ledger:
     Args:
         process: The CLI, whose stdout is acknowledged by hand.
         note: What the sandbox has of it.
+        mirrors: Whether a store gets its transcript, and says so by `kept`.
 
     Attributes:
         note: The same, kept up to date.
@@ -76,7 +81,7 @@ class Ledger:
         urgent: Whether an answer is awaited that may stand behind much output.
     """
 
-    def __init__(self, process: Process, note: Note) -> None:
+    def __init__(self, process: Process, note: Note, *, mirrors: bool = False) -> None:
         self._process = process
         self.note = note
         self._mark = read_mark(process.stdout.mark) or Mark(at=(0, 0))
@@ -84,6 +89,8 @@ class Ledger:
         self.at = Position(*self._mark.at)
         self._acked = self._passed = self.begins
         self._pending: dict[str, int] = {}
+        self._mirrors = mirrors
+        self._mirrored: dict[int, int] = {}  # lines that the store has not got, by their message
         self._answered = dict.fromkeys(self._mark.answered, 0)
         self._result: tuple[int, str, Totals] | None = None
         self._counted = NOTHING
@@ -129,7 +136,7 @@ class Ledger:
     def read(self, message: dict[str, Any] | None, size: int) -> Placed | None:
         """Take a line of so many bytes; what the SDK is to see of it."""
         begin, self._read = self._read, self._read + size
-        if self.urgent and self._process.stdout.unacknowledged > _PRESSED:
+        if self.urgent and self._is_pressed:
             # An interrupt must come through, whatever stands before its answer. If this host
             # dies now, what it has read and not handled is lost.
             self._acknowledge(self._read)
@@ -143,7 +150,24 @@ class Ledger:
             self._pending[name] = begin
         elif message.get("type") == "control_cancel_request" and isinstance(name, str):
             self._pending.pop(name, None)
-        return Placed(message, begin, self._read)
+        placed = Placed(message, begin, self._read)
+        if self._mirrors and (lines := mirrored_lines(message, begin, self._process.id)):
+            self._mirrored[begin] = len(lines)
+            placed["entries"] = lines
+        return placed
+
+    def came(self) -> None:
+        """More of the output has come."""
+        if self._mirrored and self._is_pressed:
+            self._write_mark()
+
+    def kept(self, lines: Sequence[MirroredLine]) -> None:
+        """The store has these lines of the transcript."""
+        for line in lines:
+            left = self._mirrored.pop(line.begin, 1) - 1
+            if left:
+                self._mirrored[line.begin] = left
+        self._write_mark()
 
     def answered(self, name: object) -> None:
         """A request of the CLI has got its answer."""
@@ -185,12 +209,19 @@ class Ledger:
         self._write_mark()
 
     def _write_mark(self) -> None:
-        done = max(self.at.offset, self._passed)
-        self._acknowledge(min([done, *self._pending.values()]))
+        done = min([max(self.at.offset, self._passed), *self._pending.values()])
+        if not self._is_pressed:  # else a store that fails would stop the CLI
+            done = min([done, *self._mirrored])
+        self._acknowledge(done)
+
+    @property
+    def _is_pressed(self) -> bool:
+        return self._process.stdout.unacknowledged > _PRESSED
 
     def _acknowledge(self, offset: int) -> None:
         self._acked = max(self._acked, offset)
         self._answered = {n: at for n, at in self._answered.items() if not 0 < at < self._acked}
+        self._mirrored = {at: n for at, n in self._mirrored.items() if at >= self._acked}
         answered = newest(tuple(self._answered))
         self._mark = self._mark.model_copy(update={"at": tuple(self.at), "answered": answered})
         text = self._mark.model_dump_json(exclude_defaults=True)

@@ -271,6 +271,7 @@ class SandboxTransport(Transport):
         parts = lines.Lines()
         try:
             async for chunk in process.stdout:
+                self._came()
                 for line in parts.push(chunk):
                     lines.check_size(len(line), self._limit)
                     message = self._placed(line, lines.parse(line))
@@ -295,6 +296,9 @@ class SandboxTransport(Transport):
                 stderr=OUT_OF_MEMORY if process.oom_killed else _SEE_STDERR,
             )
             raise self._exit_error
+
+    def _came(self) -> None:
+        """A piece of the output has come."""
 
     def _placed(self, line: str, message: dict[str, Any] | None) -> dict[str, Any] | None:  # noqa: ARG002
         """A message that was read; None for what the SDK is not to see."""
