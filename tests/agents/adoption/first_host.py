@@ -1,6 +1,6 @@
 """A host that begins a turn, writes down what it has seen of it, and is killed by its test.
 
-    python -m tests.agents.first_host '{"sandbox": ..., "model": ..., ...}'
+    python -m tests.agents.adoption.first_host '{"sandbox": ..., "model": ..., ...}'
 
 For each event a line: what it is, and the position behind it.
 """
