@@ -28,7 +28,8 @@ async def test_what_a_store_did_not_take_comes_to_the_next_host(
 ) -> None:
     """And what the application has handled does not."""
     session_id, store = str(uuid4()), InMemorySessionStore()
-    async with ScriptedModel([say("One."), say("Two.")]) as model:
+    one = Reply([say("One.")], pause_s=0.2)  # the transcript comes before the answer
+    async with ScriptedModel([one, say("Two.")]) as model:
         async with first(sandbox, model, session_id, session_store=Refusing()) as session:
             assert (await session.run("Begin")).text == "One."
             await session.let_go()
@@ -45,12 +46,21 @@ async def test_what_a_store_did_not_take_comes_to_the_next_host(
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize("flush", ["eager", pytest.param("batched", marks=pytest.mark.slow)])
-async def test_a_store_that_fails_does_not_stop_the_agent(sandbox: Sandbox, flush: str) -> None:
+@pytest.mark.parametrize(
+    ("flush", "text"),
+    [
+        ("eager", "word " * 6000),
+        ("eager", "x" * 600_000),
+        pytest.param("batched", "word " * 6000, marks=pytest.mark.slow),
+    ],
+    ids=["many lines", "long lines", "at the end"],
+)
+async def test_a_store_that_fails_does_not_stop_the_agent(
+    sandbox: Sandbox, flush: str, text: str
+) -> None:
     """Although more is said than the sandbox keeps for the next host."""
-    many = Reply([say("word " * 6000)])
     options: dict[str, Any] = {"session_store": Refusing(), "session_store_flush": flush}
-    async with ScriptedModel([many]) as model:
+    async with ScriptedModel([say(text)]) as model:
         async with first(sandbox, model, str(uuid4()), **options) as session:
-            assert (await session.run("Go")).text == "word " * 6000
+            assert (await session.run("Go")).text == text
             assert len(await written(sandbox)) > 1024 * 1024

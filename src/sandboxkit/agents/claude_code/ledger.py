@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from sandboxkit.channel.process import Process
 
 _PRESSED: Final = 768 * 1024  # bytes kept in the sandbox, of the 1 MiB that there is room for
+_SILENT: Final = frozenset(
+    {"transcript_mirror", "control_request", "control_response", "control_cancel_request"}
+)
 _POSITION: Final = re.compile(r"([0-9a-f]{16}-\d{1,10})@(\d{1,16})\.(\d{1,9})", re.ASCII)
 
 
@@ -91,6 +94,9 @@ class Ledger:
         self._pending: dict[str, int] = {}
         self._mirrors = mirrors
         self._mirrored: dict[int, int] = {}  # lines that the store has not got, by their message
+        self._silent: dict[
+            int, int
+        ] = {}  # messages that are not for the application: begin and end
         self._answered = dict.fromkeys(self._mark.answered, 0)
         self._result: tuple[int, str, Totals] | None = None
         self._counted = NOTHING
@@ -140,6 +146,8 @@ class Ledger:
             # An interrupt must come through, whatever stands before its answer. If this host
             # dies now, what it has read and not handled is lost.
             self._acknowledge(self._read)
+        if message is None or message.get("type") in _SILENT:
+            self._silent[begin] = self._read
         if message is None:
             return None
         name = message.get("request_id")
@@ -158,7 +166,7 @@ class Ledger:
 
     def came(self) -> None:
         """More of the output has come."""
-        if self._mirrored and self._is_pressed:
+        if self._is_pressed:
             self._write_mark()
 
     def kept(self, lines: Sequence[MirroredLine]) -> None:
@@ -209,7 +217,10 @@ class Ledger:
         self._write_mark()
 
     def _write_mark(self) -> None:
-        done = min([max(self.at.offset, self._passed), *self._pending.values()])
+        done = max(self.at.offset, self._passed)
+        while done in self._silent:
+            done = self._passed = self._silent.pop(done)
+        done = min([done, *self._pending.values()])
         if not self._is_pressed:  # else a store that fails would stop the CLI
             done = min([done, *self._mirrored])
         self._acknowledge(done)
@@ -222,6 +233,7 @@ class Ledger:
         self._acked = max(self._acked, offset)
         self._answered = {n: at for n, at in self._answered.items() if not 0 < at < self._acked}
         self._mirrored = {at: n for at, n in self._mirrored.items() if at >= self._acked}
+        self._silent = {at: end for at, end in self._silent.items() if at >= self._acked}
         answered = newest(tuple(self._answered))
         self._mark = self._mark.model_copy(update={"at": tuple(self.at), "answered": answered})
         text = self._mark.model_dump_json(exclude_defaults=True)
