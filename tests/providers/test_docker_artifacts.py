@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Iterator
+from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import docker.types
 import pytest
 
 from sandboxkit.errors import InvalidSpecError, UnsupportedError
 from sandboxkit.progress import Progress, listening
-from sandboxkit.providers.docker import DockerProvider
-from sandboxkit.providers.docker.artifacts import CONTENT_LABEL, volume_name
+from sandboxkit.providers.docker import DockerProvider, artifacts
+from sandboxkit.providers.docker.artifacts import CONTENT_LABEL, FILL_LABEL, volume_name
+from sandboxkit.providers.docker.upload import CACHE_LABEL
 from sandboxkit.spec import Artifact, SandboxSpec
 from tests.providers.conftest import MakeSpec, found, run
 
+YEAR_S = 365 * 86_400.0
 SIZE = 24 * 1024 * 1024 + 11
 
 
@@ -32,6 +37,8 @@ def artifact(tmp_path: Path, api: Any) -> Iterator[Artifact]:
         source=source,
         target="/opt/test/bin/program",
     )
+    for container in containers(api, version):
+        api.remove_container(container["Id"], force=True)
     for volume in volumes(api, version):
         api.remove_volume(volume)
 
@@ -134,6 +141,62 @@ async def test_a_half_filled_volume_of_a_dead_process_is_never_used(
     abandoned = api.create_volume(f"{name}-0123456789ab", labels={})["Name"]
     assert await in_use(provider, make_spec, artifact) == digest(artifact)
     assert api.inspect_volume(name)["Labels"][CONTENT_LABEL] != abandoned
+
+
+@pytest.fixture(params=[-10 * YEAR_S, 10 * YEAR_S], ids=["behind", "ahead"])
+def moved_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine's clock is years away from the engine's."""
+    real = time.time
+
+    class Moved(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromtimestamp(time.time(), tz)
+
+    monkeypatch.setattr(time, "time", lambda: real() + request.param)
+    monkeypatch.setattr(artifacts, "datetime", Moved)
+
+
+def begun(api: Any, artifact: Artifact) -> str:
+    """The volume that a process has begun to fill, with its container."""
+    purpose = volume_name(artifact)
+    name = f"{purpose}-0123456789ab"
+    api.create_volume(name, labels={CACHE_LABEL: "artifact", FILL_LABEL: purpose})
+    mount = docker.types.Mount("/sandboxkit-artifact", name)
+    config = api.create_host_config(mounts=[mount])
+    image = api.images()[0]["Id"]
+    api.create_container(image, ["/never-started"], name=name, host_config=config)
+    return name
+
+
+@pytest.mark.usefixtures("moved_clock")
+async def test_what_another_process_is_just_filling_is_left_to_it(
+    provider: DockerProvider, make_spec: MakeSpec, artifact: Artifact, api: Any
+) -> None:
+    young = begun(api, artifact)
+    assert await in_use(provider, make_spec, artifact) == digest(artifact)
+    assert young in volumes(api, artifact.version)
+    assert len(containers(api, artifact.version)) == 1
+
+
+@pytest.mark.usefixtures("moved_clock")
+async def test_what_was_begun_long_ago_is_removed(
+    provider: DockerProvider,
+    make_spec: MakeSpec,
+    artifact: Artifact,
+    api: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(artifacts, "_STALE_S", 1.0)
+    old = begun(api, artifact)
+    made = datetime.fromisoformat(api.inspect_volume(old)["CreatedAt"])
+    async with asyncio.timeout(20):
+        while (datetime.fromisoformat(api.info()["SystemTime"]) - made).total_seconds() <= 1.0:
+            await asyncio.sleep(0.1)
+    assert await in_use(provider, make_spec, artifact) == digest(artifact)
+    assert old not in volumes(api, artifact.version)
+    assert len(volumes(api, artifact.version)) == 2
+    assert not containers(api, artifact.version)
 
 
 async def test_content_that_someone_removed_is_filled_again(
