@@ -60,6 +60,13 @@ class Emulator(ABC):
     async def end(self, sandbox_id: str) -> None:
         """End a sandbox as its life-time, or somebody else, would."""
 
+    @abstractmethod
+    async def rest(self, sandbox_id: str, seconds: float) -> None:
+        """Have it be so long ago that anything was asked of a sandbox; returns when that was seen.
+
+        What is being asked of it just then counts, as far as it does with the real service.
+        """
+
     def end_now(self, sandbox_id: str) -> None:
         """`end`, from a test's thread."""
         self.ask(self.end(sandbox_id))

@@ -128,6 +128,10 @@ class DaytonaEmulator(Emulator):
         while box.id in self._account.boxes:
             await asyncio.sleep(0.02)
 
+    async def rest(self, sandbox_id: str, seconds: float) -> None:
+        """See `Emulator.rest`; an open stream counts."""
+        await self._sandboxes.rest(self._account.box(sandbox_id), seconds)
+
     @property
     def minute_s(self) -> float:
         """How long a minute of the service is, in seconds; 60 unless changed."""

@@ -93,12 +93,16 @@ def order_of(account: Account, body: Json) -> Order:
     _check_quota(account, cpu)
     block_all, allow_list, domains = network_of(account, body)
     virtual = sandbox_class != CONTAINER
+    auto_delete = _interval(body, "autoDeleteInterval", _AUTO_DELETE, least=-1)
     auto_stop = _interval(body, "autoStopInterval", 0 if virtual else _AUTO_STOP)
-    auto_pause = _interval(body, "autoPauseInterval", _AUTO_PAUSE if virtual else 0)
+    pauses = virtual and auto_delete != 0 and body.get("autoStopInterval") is None
+    auto_pause = _interval(body, "autoPauseInterval", _AUTO_PAUSE if pauses else 0)
     if auto_stop and auto_pause:
         raise Refused(400, "autoStopInterval and autoPauseInterval are mutually exclusive")
     if auto_pause and not virtual:
         raise Refused(400, "Auto-pause is only supported for VM sandboxes")
+    if auto_pause and auto_delete == 0:
+        raise Refused(400, "Ephemeral sandboxes cannot have auto-pause enabled")
     return Order(
         name=name,
         user=text_of(body, "user") if body.get("user") is not None else USER,
@@ -118,7 +122,7 @@ def order_of(account: Account, body: Json) -> Order:
         auto_stop=auto_stop,
         auto_pause=auto_pause,
         auto_archive=_interval(body, "autoArchiveInterval", _AUTO_ARCHIVE),
-        auto_delete=_interval(body, "autoDeleteInterval", _AUTO_DELETE, least=-1),
+        auto_delete=auto_delete,
         ttl=_interval(body, "ttlMinutes", 0),
     )
 

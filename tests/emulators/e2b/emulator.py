@@ -54,6 +54,9 @@ class E2BEmulator(Emulator):
         """End a sandbox as its life-time, or somebody else, would."""
         await self.account.kill(sandbox_id)
 
+    async def rest(self, sandbox_id: str, seconds: float) -> None:
+        """Nothing comes of it: only the time-out counts, whatever is asked."""
+
     async def serve(self) -> str:
         """Start to listen; returns the URL."""
         listener = socket.create_server(("127.0.0.1", 0))

@@ -116,6 +116,10 @@ class ModalEmulator(Emulator):
         status = Result.GENERIC_STATUS_TIMEOUT if expired else ended
         self._sandboxes.finish(self._sandboxes.get(sandbox_id), status)
 
+    async def rest(self, sandbox_id: str, seconds: float) -> None:
+        """See `Emulator.rest`; programs that run, and open tunnels, count."""
+        await self._sandboxes.rest(self._sandboxes.get(sandbox_id), seconds)
+
     def drop_connections(self) -> None:
         """Cut all connections of all clients, from any thread."""
         self._loop.call_soon_threadsafe(self._server.drop_connections)

@@ -219,6 +219,11 @@ class Sandboxes:
                 sandbox.active_at = time.monotonic()
         return True
 
+    async def rest(self, sandbox: Sandbox, seconds: float) -> None:
+        """Have the last use be so long ago; returns after the next look at it."""
+        sandbox.active_at -= seconds
+        await asyncio.sleep(2 * _IDLE_LOOK_S)
+
     def finish(
         self, sandbox: Sandbox, status: api.GenericResult.GenericStatus.ValueType, code: int = 0
     ) -> None:
