@@ -64,3 +64,11 @@ async def test_a_store_that_fails_does_not_stop_the_agent(
         async with first(sandbox, model, str(uuid4()), **options) as session:
             assert (await session.run("Go")).text == text
             assert len(await written(sandbox)) > 1024 * 1024
+
+
+async def test_an_answer_in_long_lines(sandbox: Sandbox) -> None:
+    """The line for the store and the next one are more than the sandbox keeps."""
+    store, text = InMemorySessionStore(), "x" * 600_000
+    async with ScriptedModel([say(text)]) as model:
+        async with first(sandbox, model, str(uuid4()), session_store=store) as session:
+            assert (await session.run("Go")).text == text
