@@ -9,6 +9,9 @@ from typing import Any, Final, Protocol
 
 from sandboxkit.concurrency import cancel_and_wait
 
+_LIMIT: Final = 64 * 1024
+_BACKLOG: Final = 100
+
 Accept = Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]
 
 
@@ -16,10 +19,6 @@ class LetGo(Protocol):
     """Closes a connection; `cut` is whether what served it was cut short."""
 
     def __call__(self, *, cut: bool) -> None: ...  # noqa: D102
-
-
-_LIMIT: Final = 64 * 1024
-_BACKLOG: Final = 100
 
 
 async def listen(

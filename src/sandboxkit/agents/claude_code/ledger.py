@@ -94,9 +94,7 @@ class Ledger:
         self._pending: dict[str, int] = {}
         self._mirrors = mirrors
         self._mirrored: dict[int, int] = {}  # lines that the store has not got, by their message
-        self._silent: dict[
-            int, int
-        ] = {}  # messages that are not for the application: begin and end
+        self._silent: dict[int, int] = {}  # where what is not for the application begins and ends
         self._answered = dict.fromkeys(self._mark.answered, 0)
         self._result: tuple[int, str, Totals] | None = None
         self._counted = NOTHING
