@@ -14,12 +14,15 @@ class Usage:
         output_tokens: Written by the model.
         cache_read_tokens: Read from the cache.
         cache_creation_tokens: Written to the cache.
+        cache_creation_1h_tokens: Those of them that the cache keeps for an hour, which cost
+            more. 0 where that is not told: Claude Code's own report does not.
     """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cache_read_tokens: int = 0
     cache_creation_tokens: int = 0
+    cache_creation_1h_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -27,6 +30,7 @@ class Usage:
             self.output_tokens + other.output_tokens,
             self.cache_read_tokens + other.cache_read_tokens,
             self.cache_creation_tokens + other.cache_creation_tokens,
+            self.cache_creation_1h_tokens + other.cache_creation_1h_tokens,
         )
 
     def __sub__(self, other: Usage) -> Usage:
@@ -35,6 +39,7 @@ class Usage:
             self.output_tokens - other.output_tokens,
             self.cache_read_tokens - other.cache_read_tokens,
             self.cache_creation_tokens - other.cache_creation_tokens,
+            self.cache_creation_1h_tokens - other.cache_creation_1h_tokens,
         )
 
     @property

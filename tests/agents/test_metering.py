@@ -26,10 +26,17 @@ def claude(model: ScriptedModel, name: str = HAIKU) -> ClaudeCode:
 
 
 async def test_every_sum_is_that_of_its_calls(sandbox: Sandbox) -> None:
+    written = Usage(100, 10, cache_creation_tokens=1000, cache_creation_1h_tokens=400)
     model = ScriptedModel(
         [
             Reply([call("Bash", command="true")], input_tokens=1000, output_tokens=100),
-            Reply([say("One.")], input_tokens=100, output_tokens=10, cache_creation_tokens=1000),
+            Reply(
+                [say("One.")],
+                input_tokens=100,
+                output_tokens=10,
+                cache_creation_tokens=1000,
+                cache_creation_1h_tokens=400,
+            ),
             Reply([say("Two.")], input_tokens=10, output_tokens=1, cache_read_tokens=1000),
         ]
     )
@@ -49,18 +56,20 @@ async def test_every_sum_is_that_of_its_calls(sandbox: Sandbox) -> None:
     assert live == calls
     assert [made.usage for made in calls] == [
         Usage(1000, 100),
-        Usage(100, 10, cache_creation_tokens=1000),
+        written,
         Usage(10, 1, cache_read_tokens=1000),
     ]
-    costs = [(1000 + 500) / 1e6, (100 + 50 + 1250) / 1e6, (10 + 5 + 100) / 1e6]
+    costs = [(1000 + 500) / 1e6, (100 + 50 + 750 + 800) / 1e6, (10 + 5 + 100) / 1e6]
     assert [made.cost_usd for made in calls] == pytest.approx(costs)
     assert one.metered is not None
     assert two.metered is not None
-    assert one.metered.usage == one.usage == Usage(1100, 110, cache_creation_tokens=1000)
+    assert one.metered.usage == Usage(1000, 100) + written
+    assert one.usage == Usage(1100, 110, cache_creation_tokens=1000)  # the CLI's own
     assert one.metered.cost_usd == pytest.approx(sum(costs[:2])) == one.cost_usd
     assert two.metered.requests == 1
     assert two.metered.cost_usd == pytest.approx(costs[2])
-    assert session.meter.total.usage == session.usage == one.usage + two.usage
+    assert session.usage == one.usage + two.usage
+    assert session.meter.total.usage == one.metered.usage + two.metered.usage
     assert session.meter.by_model == {HAIKU: session.meter.total}
     assert (one.notes, two.notes) == ((), ())
     assert session.machine.seconds > 0

@@ -392,6 +392,51 @@ async def test_dollars_need_a_price() -> None:
     assert meter.total.cost_usd
 
 
+async def test_what_the_cache_keeps_for_an_hour_costs_more() -> None:
+    """1.25 times the price of what is read for five minutes, and twice for an hour."""
+    step = Reply(
+        [say("Hi.")],
+        input_tokens=0,
+        output_tokens=0,
+        cache_creation_tokens=1000,
+        cache_creation_1h_tokens=600,
+    )
+    for prices in ({}, {"*": Price(1.0, 5.0)}, {"*": Price(1.0, 5.0, None, 3.0, 9.0)}):
+        async with ScriptedModel([step, step]) as model:
+            async with endpoint(model, meter=Meter(prices)) as served, inside(served) as client:
+                for stream in (True, False):
+                    body = {**BODY, "model": "claude-haiku-4-5", "stream": stream}
+                    assert (await client.post("/v1/messages", json=body)).status_code == 200
+                await served.settled()
+        five, hour = (3.0, 9.0) if prices and prices["*"].cache_creation_usd else (1.25, 2.0)
+        for call in served.account.meter.calls:
+            assert call.usage == Usage(0, 0, 0, 1000, 600)
+            assert call.cost_usd == pytest.approx((400 * five + 600 * hour) / 1e6)
+
+
+@pytest.mark.parametrize(("ttl", "at_once"), [("5m", 2), ("1h", 1)])
+async def test_what_is_to_be_kept_for_an_hour_reserves_its_price(ttl: str, at_once: int) -> None:
+    """3,000 bytes are at most some 1,050 tokens: 1,300 millionths of a dollar, or 2,100."""
+    cached = {"type": "ephemeral", "ttl": ttl}
+    text = {"type": "text", "text": "x" * 3000, "cache_control": cached}
+    body = {**BODY, "max_tokens": 1, "messages": [{"role": "user", "content": [text]}]}
+    budget, meter, go = Budget(usd=3000 / 1e6), Meter({"*": Price(1.0, 1.0)}), asyncio.Event()
+
+    async def step(request: ModelRequest) -> Reply:
+        await go.wait()
+        return Reply([say("Hi.")], input_tokens=1, output_tokens=1)
+
+    async with ScriptedModel(step) as model, endpoint(model, budgets=(budget,), meter=meter) as one:
+        async with inside(one) as client:
+            asking = [asyncio.ensure_future(client.post("/v1/messages", json=body)) for _ in "12"]
+            async with asyncio.timeout(20):
+                while len(model.requests) + budget.waiting < 2:
+                    await asyncio.sleep(0.01)
+            assert len(model.requests) == at_once
+            go.set()
+            assert [(await each).status_code for each in asking] == [200, 200]
+
+
 async def test_an_unknown_price_is_not_zero() -> None:
     async with ScriptedModel([Reply([say("Hi.")], input_tokens=5, output_tokens=2)]) as model:
         async with endpoint(model) as served, inside(served) as client:

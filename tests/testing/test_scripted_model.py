@@ -38,6 +38,7 @@ async def test_a_whole_message() -> None:
         output_tokens=22,
         cache_read_tokens=33,
         cache_creation_tokens=44,
+        cache_creation_1h_tokens=4,
     )
     async with (
         ScriptedModel([reply, Reply([], stop_reason="refusal")]) as model,
@@ -62,6 +63,7 @@ async def test_a_whole_message() -> None:
         "output_tokens": 22,
         "cache_read_input_tokens": 33,
         "cache_creation_input_tokens": 44,
+        "cache_creation": {"ephemeral_5m_input_tokens": 40, "ephemeral_1h_input_tokens": 4},
     }
     assert (empty["content"], empty["stop_reason"]) == ([], "refusal")
     assert empty["id"] != message["id"]

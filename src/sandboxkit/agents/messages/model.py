@@ -148,4 +148,5 @@ def usage_of(message: ParsedMessage[None]) -> Usage:
         usage.output_tokens,
         usage.cache_read_input_tokens or 0,
         usage.cache_creation_input_tokens or 0,
+        usage.cache_creation.ephemeral_1h_input_tokens if usage.cache_creation else 0,
     )

@@ -320,8 +320,10 @@ def _most(request: Request, body: Mapping[str, Any]) -> Usage:
     if _COUNTS.search(request.target.partition("?")[0]):
         return Usage()  # it asks how many tokens there would be, which costs none
     asked = body.get("max_tokens")
+    read = len(request.body) // 3
     return Usage(
-        cache_creation_tokens=len(request.body) // 3,  # nothing that is read costs more
+        cache_creation_tokens=read,  # nothing that is read costs more
+        cache_creation_1h_tokens=read if b'"1h"' in request.body else 0,
         output_tokens=asked if isinstance(asked, int) and asked > 0 else _MOST_TOKENS,
     )
 

@@ -30,23 +30,29 @@ class Price:
         cache_read_usd: Tokens read from the cache; None is a tenth of `input_usd`, as at
             Anthropic (docs.anthropic.com, "Prompt caching", 2025-11).
         cache_creation_usd: Tokens written to it; None is 1.25 times `input_usd`, likewise.
+        cache_creation_1h_usd: Those that it keeps for an hour; None is twice `input_usd`,
+            likewise.
     """
 
     input_usd: float
     output_usd: float
     cache_read_usd: float | None = None
     cache_creation_usd: float | None = None
+    cache_creation_1h_usd: float | None = None
 
     def of(self, usage: Usage) -> float:
         """What so many tokens cost."""
         read, creation = self.cache_read_usd, self.cache_creation_usd
         read = self.input_usd * 0.1 if read is None else read
         creation = self.input_usd * 1.25 if creation is None else creation
+        an_hour = self.cache_creation_1h_usd
+        an_hour = self.input_usd * 2 if an_hour is None else an_hour
         return (
             usage.input_tokens * self.input_usd
             + usage.output_tokens * self.output_usd
             + usage.cache_read_tokens * read
-            + usage.cache_creation_tokens * creation
+            + (usage.cache_creation_tokens - usage.cache_creation_1h_tokens) * creation
+            + usage.cache_creation_1h_tokens * an_hour
         ) / 1e6
 
 
@@ -235,6 +241,7 @@ class Meter:
             input_tokens=usage.input_tokens + cached,  # there, the cache's are part of them
             cache_read_tokens=usage.cache_read_tokens,
             cache_write_tokens=usage.cache_creation_tokens,
+            cache_write_1h_tokens=usage.cache_creation_1h_tokens,
             output_tokens=usage.output_tokens,
         )
         try:

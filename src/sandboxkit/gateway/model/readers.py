@@ -22,6 +22,7 @@ _FIELDS: Final = {
     "output_tokens": "output_tokens",
     "cache_read_input_tokens": "cache_read_tokens",
     "cache_creation_input_tokens": "cache_creation_tokens",
+    "ephemeral_1h_input_tokens": "cache_creation_1h_tokens",
 }
 
 
@@ -49,6 +50,8 @@ class Tally:
         if not self._counts:
             return None
         usage = Usage(**self._counts)
+        an_hour = min(usage.cache_creation_1h_tokens, usage.cache_creation_tokens)
+        usage = replace(usage, cache_creation_1h_tokens=an_hour)
         if self.complete:
             return usage
         return replace(usage, output_tokens=max(usage.output_tokens, self._written // 4))
@@ -71,7 +74,7 @@ class Tally:
     def _count(self, holder: Mapping[str, Any]) -> None:
         usage = _nested(holder, "usage")
         for name, field in _FIELDS.items():
-            value = usage.get(name)
+            value = usage.get(name, _nested(usage, "cache_creation").get(name))
             if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
                 # Later counts are cumulative, not added; some proxies end with zeros.
                 self._counts[field] = max(value, self._counts.get(field, 0))

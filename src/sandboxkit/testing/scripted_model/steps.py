@@ -72,6 +72,7 @@ class Reply:
         output_tokens: Usage: what was written.
         cache_read_tokens: Usage: what was read from the cache.
         cache_creation_tokens: Usage: what was written to the cache.
+        cache_creation_1h_tokens: Usage: what of that the cache keeps for an hour.
         delay_s: Seconds of silence before the first byte.
         pause_s: Seconds between two events.
         drop_after_events: Close the connection after so many events. 0 closes it without a byte.
@@ -90,6 +91,7 @@ class Reply:
     output_tokens: int = 20
     cache_read_tokens: int = 0
     cache_creation_tokens: int = 0
+    cache_creation_1h_tokens: int = 0
     delay_s: float = 0.0
     pause_s: float = 0.0
     drop_after_events: int | None = None
@@ -101,7 +103,7 @@ class Reply:
         for name in (
             *("input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens"),
             *("delay_s", "pause_s", "drop_after_events", "stall_after_events"),
-            "fail_after_events",
+            *("cache_creation_1h_tokens", "fail_after_events"),
         ):
             value: float | None = getattr(self, name)
             if value is not None and value < 0:

@@ -46,6 +46,12 @@ def message(reply: Reply, *, model: str) -> Json:
         "usage": {
             "input_tokens": reply.input_tokens,
             "cache_creation_input_tokens": reply.cache_creation_tokens,
+            "cache_creation": {
+                "ephemeral_5m_input_tokens": (
+                    reply.cache_creation_tokens - reply.cache_creation_1h_tokens
+                ),
+                "ephemeral_1h_input_tokens": reply.cache_creation_1h_tokens,
+            },
             "cache_read_input_tokens": reply.cache_read_tokens,
             "output_tokens": reply.output_tokens,
         },
