@@ -18,6 +18,8 @@ from anyio import to_thread
 
 from sandboxkit.concurrency import run_to_end
 from sandboxkit.errors import ProviderUnavailableError
+from sandboxkit.providers.docker.connection import connect
+from sandboxkit.providers.docker.endpoint import Endpoint
 from sandboxkit.providers.docker.engine_paths import EnginePaths
 
 PING_S = 5.0
@@ -159,7 +161,7 @@ async def ping(socket: Path) -> None:
     """
     try:
         with anyio.fail_after(PING_S):
-            async with await anyio.connect_unix(socket) as stream:
+            async with await connect(Endpoint(f"unix://{socket}", "its socket")) as stream:
                 await stream.send(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
                 status = (await stream.receive()).split(b"\r\n", 1)[0]
     except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
