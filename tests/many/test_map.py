@@ -6,7 +6,7 @@ import asyncio
 import gc
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -26,6 +26,7 @@ from sandboxkit.errors import (
 from sandboxkit.providers.base import Capabilities
 from sandboxkit.testing import Answer, MemoryProvider, Reply, ScriptedModel, call, say
 from tests.agents.messages_agent import agent
+from tests.pool.pools import living, until
 
 
 def memory(**limits: Any) -> MemoryProvider:
@@ -39,16 +40,6 @@ def memory(**limits: Any) -> MemoryProvider:
 
 async def double(sandbox: sk.Sandbox, number: int) -> int:
     return int((await sandbox.exec(["double", str(number)])).text)
-
-
-async def living(provider: MemoryProvider) -> set[str]:
-    return {info.id async for info in provider.list({})}
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture(autouse=True)

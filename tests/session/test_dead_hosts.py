@@ -8,11 +8,10 @@ import json
 import random
 import sqlite3
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import anyio
 import pytest
@@ -40,13 +39,6 @@ def turn(request: ModelRequest) -> Reply:
         Reply([say("As I said.")]),
     )
     return script[sum(message.role == "assistant" for message in request.messages)]
-
-
-@pytest.fixture
-async def name() -> AsyncIterator[str]:
-    name = f"n-{uuid4().hex[:12]}"
-    yield name
-    await Session("docker", name=name).destroy()
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
-from collections.abc import AsyncIterator, Iterator
-from uuid import uuid4
+from collections.abc import Iterator
 
 import pytest
 
@@ -47,13 +46,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@pytest.fixture
-async def name() -> AsyncIterator[str]:
-    name = f"n-{uuid4().hex[:12]}"
-    yield name
-    await sk.Session("docker", name=name).destroy()
 
 
 @pytest.fixture

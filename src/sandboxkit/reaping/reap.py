@@ -142,15 +142,13 @@ class _Pass:
 
     async def images(self) -> list[Reaped]:
         """Those that nobody can wake from any more."""
-        name, account = self._provider.name, self._provider.account()
         done: list[Reaped] = []
-        for row in self._rows.values():
-            mine = row.key.startswith(IMAGE) and (row.provider, row.account) == (name, account)
-            if not mine or row.ended is not None or not is_orphan(row):
+        for row in _orphans(self._provider, self._rows):
+            if not row.key.startswith(IMAGE):
                 continue
             created = datetime.fromtimestamp(row.created, UTC)
             image, labels = row.key.removeprefix(IMAGE), {OWNER_LABEL: row.owner}
-            info = SandboxInfo(image, name, "stopped", labels, created)
+            info = SandboxInfo(image, row.provider, "stopped", labels, created)
             if self._dry_run:
                 done.append(Reaped(info, "due", _IMAGE))
                 continue
@@ -188,13 +186,9 @@ async def _missing(
 ) -> list[SandboxInfo]:
     """What the journal knows and the list does not show, by its key; where it is, or is not."""
     listed = {info.labels.get(KEY_LABEL) for info in found}
-    account = provider.account()
     late: list[SandboxInfo] = []
-    for row in rows.values():
-        mine = (row.provider, row.account) == (provider.name, account)
-        if not mine or row.ended is not None or row.key in listed or not is_orphan(row):
-            continue
-        if row.key.startswith(IMAGE):
+    for row in _orphans(provider, rows):
+        if row.key in listed or row.key.startswith(IMAGE):
             continue
         seen = [
             info
@@ -206,6 +200,13 @@ async def _missing(
             await journal().end(row.key, "gone")
         late += seen
     return late
+
+
+def _orphans(provider: SandboxProvider, rows: Mapping[str, Row]) -> list[Row]:
+    """Of what the journal knows at this backend, all that nobody owns and that has not ended."""
+    here = (provider.name, provider.account())
+    mine = (row for row in rows.values() if (row.provider, row.account) == here)
+    return [row for row in mine if row.ended is None and is_orphan(row)]
 
 
 def _concerns(info: SandboxInfo, rows: Mapping[str, Row], everyone: bool) -> bool:  # noqa: FBT001
